@@ -1,0 +1,155 @@
+"""Every error a user of `apr` can meet: one root, one child per thing the user can do about it.
+
+A message is built from facts in a fixed order (what failed, where, expected, found, next step), so that the command
+line, the JSON output and the tests all read the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+
+class ExitCode(IntEnum):
+    """Process exit codes, documented in `docs/exit-codes.md`; public and stable."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    DAMAGED = 4
+    REFUSED = 5
+    GUARD_STOPPED = 6
+    INPUT_OUTPUT = 7
+    INTERRUPTED_RESUMABLE = 75
+    INTERRUPTED = 130
+
+
+def escape_control(text: str) -> str:
+    """`text` with control, bidirectional and unencodable characters shown as escapes, safe for a terminal.
+
+    Names of tensors, files and metadata keys come from untrusted files and may carry terminal sequences.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in text
+    )
+
+
+class AprError(Exception):
+    """Root of all errors of `apr`.
+
+    what: one sentence, what failed. where: file, tensor, key or offset. expected / found: the two sides.
+    remedy: the exact next command or action. invariant: the public id of the gate or check, if one speaks.
+    facts: machine-readable details for `--json`.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        remedy: str | None = None,
+        invariant: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        self.invariant = invariant
+        self.facts: Mapping[str, Any] = MappingProxyType(dict(facts or {}))
+
+    def __str__(self) -> str:
+        head = f"[{self.invariant}] {self.what}" if self.invariant else self.what
+        rows = [("where", self.where), ("expected", self.expected), ("found", self.found), ("next", self.remedy)]
+        lines = [escape_control(head)]
+        for label, value in rows:
+            if value is not None:
+                indented = "\n            ".join(escape_control(line) for line in value.splitlines())
+                lines.append(f"  {label + ':':<9} {indented}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as stable JSON keys (`error` object of every `--json` answer)."""
+        return {
+            "kind": type(self).__name__,
+            "exit_code": int(self.exit_code),
+            "invariant": self.invariant,
+            "message": self.what,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "remedy": self.remedy,
+            "facts": dict(self.facts),
+        }
+
+
+class UsageError(AprError):
+    """The command or the call was put together wrongly: change the arguments."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NotFoundError(AprError):
+    """A named path does not exist: correct the path."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class DamagedFileError(AprError):
+    """A file is not of a known format, or its bytes contradict themselves: get an intact copy."""
+
+    exit_code = ExitCode.DAMAGED
+
+
+class RefusedError(AprError):
+    """A gate or check refused: read the findings, then repair the stamp, the file or the command.
+
+    findings: every refusing finding, in table order (`apr.gates.finding.Finding.to_json`).
+    """
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, what: str, *, findings: tuple[Mapping[str, Any], ...] = (), **keywords: Any) -> None:
+        super().__init__(what, **keywords)
+        self.findings = findings
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "findings": [dict(finding) for finding in self.findings]}
+
+
+class GuardStopError(AprError):
+    """Training was stopped by a guard (divergence, non-finite loss): look at the data or the learning rate."""
+
+    exit_code = ExitCode.GUARD_STOPPED
+
+
+class InputOutputError(AprError):
+    """The operating system refused (disk full, permission): make room or change rights, then run again."""
+
+    exit_code = ExitCode.INPUT_OUTPUT
+
+
+class MissingExtraError(UsageError):
+    """A command needs an optional dependency that is not installed: install the named extra."""
+
+
+class InterruptedRunError(AprError):
+    """The user interrupted a run. `resumable` says whether a checked checkpoint is left to go on from."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class InterruptedResumableError(InterruptedRunError):
+    """Interrupted, and a checked checkpoint is left to go on from."""
+
+    exit_code = ExitCode.INTERRUPTED_RESUMABLE

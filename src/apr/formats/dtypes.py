@@ -1,0 +1,79 @@
+"""Element types of stored tensors, one vocabulary for every format.
+
+Sizes: `apr-v2` codes and block layouts from `docs/format-apr2.md` §dtypes; safetensors names from its README
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DType(StrEnum):
+    """A stored element type; the value is the name shown to users."""
+
+    F64 = "F64"
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    F8_E4M3 = "F8_E4M3"
+    F8_E5M2 = "F8_E5M2"
+    F8_E8M0 = "F8_E8M0"
+    I64 = "I64"
+    I32 = "I32"
+    I16 = "I16"
+    I8 = "I8"
+    U64 = "U64"
+    U32 = "U32"
+    U16 = "U16"
+    U8 = "U8"
+    BOOL = "BOOL"
+    APR_Q4 = "APR_Q4"
+    APR_Q8 = "APR_Q8"
+    Q4_K = "Q4_K"
+    Q6_K = "Q6_K"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a dtype is laid out: `block_bytes` for every started block of `block_elements`, after `prefix_bytes`."""
+
+    block_elements: int
+    block_bytes: int
+    prefix_bytes: int = 0
+    is_float: bool = False
+    is_quantized: bool = False
+
+
+ENCODINGS: dict[DType, Encoding] = {
+    DType.F64: Encoding(1, 8, is_float=True),
+    DType.F32: Encoding(1, 4, is_float=True),
+    DType.F16: Encoding(1, 2, is_float=True),
+    DType.BF16: Encoding(1, 2, is_float=True),
+    DType.F8_E4M3: Encoding(1, 1, is_float=True),
+    DType.F8_E5M2: Encoding(1, 1, is_float=True),
+    DType.F8_E8M0: Encoding(1, 1, is_float=True),
+    DType.I64: Encoding(1, 8),
+    DType.I32: Encoding(1, 4),
+    DType.I16: Encoding(1, 2),
+    DType.I8: Encoding(1, 1),
+    DType.U64: Encoding(1, 8),
+    DType.U32: Encoding(1, 4),
+    DType.U16: Encoding(1, 2),
+    DType.U8: Encoding(1, 1),
+    DType.BOOL: Encoding(1, 1),
+    DType.APR_Q4: Encoding(32, 18, is_quantized=True),
+    DType.APR_Q8: Encoding(1, 1, prefix_bytes=4, is_quantized=True),
+    DType.Q4_K: Encoding(256, 144, is_quantized=True),
+    DType.Q6_K: Encoding(256, 210, is_quantized=True),
+}
+
+
+def stored_size_bytes(dtype: DType, element_count: int) -> int:
+    """Bytes that `element_count` elements of `dtype` take on disk, without padding; 0 elements take 0 bytes."""
+    if element_count == 0:
+        return 0
+    encoding = ENCODINGS[dtype]
+    blocks = -(-element_count // encoding.block_elements)
+    return encoding.prefix_bytes + blocks * encoding.block_bytes

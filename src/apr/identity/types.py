@@ -1,0 +1,126 @@
+"""Typed identity: what a checkpoint claims, what its tensors show, and the verdict of one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from apr.formats.base import Stamp
+
+
+class Kind(StrEnum):
+    """How a model predicts; decides which runs it can start."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+    SEQ2SEQ = "seq2seq"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One member of the closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`."""
+
+    class_name: str
+    model_type: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.model_type} ({self.class_name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The stamps of one checkpoint, read into the vocabulary.
+
+    architecture: what the stamps agree on, None when there is none, or they disagree, or one is not known.
+    readings: each stamp with the architectures it can mean (a class name means one; a model type may mean several
+    heads). unknown: stamps whose value is not in the vocabulary. disagreements: pairs that cannot both be true.
+    """
+
+    architecture: Architecture | None
+    readings: tuple[tuple[Stamp, tuple[Architecture, ...]], ...]
+    unknown: tuple[Stamp, ...]
+    disagreements: tuple[tuple[Stamp, Stamp], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An architecture held against the tensors: names it wants and lacks, names in the file it does not know.
+
+    unfilled, unused: folded names (`model.layers.{0-23}.self_attn.q_proj.bias`); shape_conflicts: readable lines.
+    dimensions: config fields solved from shapes, where decidable.
+    """
+
+    architecture: Architecture
+    unfilled: tuple[str, ...]
+    unused: tuple[str, ...]
+    shape_conflicts: tuple[str, ...]
+    dimensions: Mapping[str, int]
+
+    @property
+    def explains_all(self) -> bool:
+        return not (self.unfilled or self.unused or self.shape_conflicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Every architecture that explains all tensors, and the closest one that does not (`runner_up`)."""
+
+    candidates: tuple[Candidate, ...]
+    runner_up: Candidate | None
+    reasons: tuple[str, ...]
+
+
+class VerdictKind(StrEnum):
+    MATCH = "match"
+    CONTRADICTION = "contradiction"
+    AMBIGUOUS = "ambiguous"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Claim held against evidence. AMBIGUOUS: name twins fit as well as the claim, and only values, the recorded
+    config or behaviour can tell them apart."""
+
+    kind: VerdictKind
+    claim: Claim
+    evidence: Evidence
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedTensor:
+    """A tensor an architecture wants on disk. tied_to: name whose bytes it shares, then it may be absent.
+
+    is_optional: may be absent or present without changing the model (old saved buffers).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tied_to: str | None = None
+    is_optional: bool = False
+
+
+class Origin(StrEnum):
+    """Where a config value comes from, best first."""
+
+    RECORDED = "recorded"
+    TYPED = "typed metadata"
+    TENSORS = "solved from tensors"
+    CLASS_DEFAULT = "default of the config class"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """The config a model is built from, with the origin of every value; `missing`: facts that nobody recorded.
+
+    values: complete Hugging Face config of `architecture` (the config class can be built from it).
+    """
+
+    architecture: Architecture
+    values: Mapping[str, Any]
+    origins: Mapping[str, Origin]
+    missing: tuple[str, ...]

@@ -1,0 +1,87 @@
+"""Reading files by position: bounds first, constant memory, and the same open file from check to load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from apr.errors import DamagedFileError, InputOutputError, NotFoundError
+
+
+class SourceFile:
+    """A file opened once for positional reads; `size_bytes` is its size when it was opened.
+
+    Reads go through the descriptor, so a path that is replaced meanwhile does not mix two files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotFoundError("no such file", where=str(path), remedy="check the path") from error
+        except OSError as error:
+            raise InputOutputError(f"cannot open the file: {error.strerror}", where=str(path)) from error
+        self.size_bytes = os.fstat(self._descriptor).st_size
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+    def check_extent(self, offset_bytes: int, size_bytes: int, what: str) -> None:
+        """Raise DamagedFileError unless `[offset, offset + size)` lies inside the file; call before allocating."""
+        if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:
+            raise DamagedFileError(
+                f"{what} lies outside the file",
+                where=f"{self.path} at byte {offset_bytes}",
+                expected=f"bytes {offset_bytes} to {offset_bytes + size_bytes} inside the file",
+                found=f"a file of {self.size_bytes} bytes",
+                invariant="INV-FILE-INTEGRITY-001",
+                remedy="fetch an intact copy of the file",
+            )
+
+    def read_at(self, offset_bytes: int, size_bytes: int, what: str = "a section") -> bytes:
+        """Exactly `size_bytes` bytes at `offset_bytes`."""
+        self.check_extent(offset_bytes, size_bytes, what)
+        buffer = bytearray(size_bytes)
+        self.read_into(offset_bytes, memoryview(buffer), what)
+        return bytes(buffer)
+
+    def read_into(self, offset_bytes: int, target: memoryview, what: str = "a section") -> None:
+        """Fill `target` (a writable byte view) from `offset_bytes`; a file that shrank meanwhile is damaged."""
+        done = 0
+        while done < len(target):
+            try:
+                count = os.preadv(self._descriptor, [target[done:]], offset_bytes + done)
+            except OSError as error:
+                raise InputOutputError(f"cannot read {what}: {error.strerror}", where=str(self.path)) from error
+            if count == 0:
+                self.check_extent(offset_bytes, len(target), what)
+                raise DamagedFileError(
+                    f"the file shrank while {what} was read",
+                    where=f"{self.path} at byte {offset_bytes + done}",
+                    expected=f"{self.size_bytes} bytes, as when it was opened",
+                    found=f"{os.fstat(self._descriptor).st_size} bytes",
+                    invariant="INV-FILE-INTEGRITY-001",
+                )
+            done += count
+
+    def stream(self, offset_bytes: int, size_bytes: int, chunk_bytes: int) -> Iterator[memoryview]:
+        """The extent in chunks through one reused buffer; a view is valid until the next one is asked for."""
+        self.check_extent(offset_bytes, size_bytes, "a section")
+        buffer = memoryview(bytearray(min(chunk_bytes, size_bytes)))
+        done = 0
+        while done < size_bytes:
+            view = buffer[: min(chunk_bytes, size_bytes - done)]
+            self.read_into(offset_bytes + done, view)
+            yield view
+            done += len(view)
