@@ -1,0 +1,143 @@
+"""The entry of `apr`: runs one command and turns every way it can end into a text and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from apr import __version__
+from apr.cli.options import json_option
+from apr.cli.out import Mode, Out
+from apr.cli.table import TableGroup
+from apr.errors import AprError, ExitCode, InputOutputError, InterruptedRunError, NotFoundError, UsageError
+
+HELP = """Know that a model really starts from the weights you named.
+
+Checkpoints are APR files, .safetensors files or Hugging Face directories. Start with `apr preflight X`: it says
+whether training from X would start from the right weights, and what to do if not.
+"""
+
+
+@click.group(
+    name="apr",
+    cls=TableGroup,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="apr", message="%(prog)s %(version)s")
+@json_option
+def cli() -> None:
+    """The group itself does nothing; its help is HELP."""
+
+
+def main() -> int:
+    """The console script: `run` on the process's own arguments, with libraries kept quiet unless APR_DEBUG is set."""
+    if not _is_debug():
+        _silence_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    return run(sys.argv[1:])
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `apr ARGUMENTS` in this process and give its exit code; nothing escapes but SystemExit of a debugger."""
+    out = Out(Mode.JSON if "--json" in _before_dashes(arguments) else Mode.HUMAN)
+    try:
+        code = cli.main(args=list(arguments), prog_name="apr", standalone_mode=False, obj=out)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.DONE
+    except BrokenPipeError:
+        return _leave_broken_pipe()
+    except (KeyboardInterrupt, click.Abort):
+        return _report(out, InterruptedRunError("interrupted"))
+    except AprError as error:
+        return _report(out, error)
+    except click.ClickException as error:
+        return _report(out, _usage_error(error))
+    except OSError as error:
+        return _report(out, _operating_system_error(error))
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
+        return _report(out, _unexpected_error(error))
+
+
+def _report(out: Out, error: AprError) -> int:
+    if _is_debug():
+        import traceback
+
+        traceback.print_exc()
+    try:
+        out.error(error)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_broken_pipe()
+    return int(error.exit_code)
+
+
+def _usage_error(error: click.ClickException) -> AprError:
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and context is not None:
+        return UsageError(
+            f"`{context.command_path}` needs a command or arguments", remedy=f"{context.command_path} --help"
+        )
+    path = context.command_path if context is not None else "apr"
+    return UsageError(error.format_message(), remedy=f"{path} --help")
+
+
+def _operating_system_error(error: OSError) -> AprError:
+    where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else None
+    if error.errno == errno.ENOENT:
+        return NotFoundError("no such file or directory", where=where, remedy="check the path")
+    remedies = {
+        errno.ENOSPC: "make room on the disk, then run again",
+        errno.EACCES: "change the rights, then run again",
+    }
+    reason = error.strerror or type(error).__name__
+    return InputOutputError(
+        f"the operating system refused: {reason}", where=where, remedy=remedies.get(error.errno or 0, "run again")
+    )
+
+
+def _unexpected_error(error: Exception) -> AprError:
+    text = " ".join(str(error).split())
+    return AprError(
+        f"unexpected {type(error).__name__}: {text[:500]}",
+        remedy="run again with APR_DEBUG=1 for the traceback, and report it",
+    )
+
+
+def _leave_broken_pipe() -> int:
+    """Whoever read the output has left: say nothing, and let the interpreter flush into nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(ExitCode.INPUT_OUTPUT)
+
+
+def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _is_debug() -> bool:
+    return os.environ.get("APR_DEBUG", "") not in ("", "0")
+
+
+def _silence_libraries() -> None:
+    """No warnings, advisory logs, telemetry or look-ups on the net from libraries, unless the user set otherwise."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("HF_HUB_OFFLINE", "1"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
