@@ -53,7 +53,7 @@ def test_help_imports_no_command_and_nothing_heavy() -> None:
 
 
 def test_completion_lists_commands_without_importing_them() -> None:
-    program = "import sys; from apr.cli.main import cli; cli.main(prog_name='apr')"
+    program = "import sys; from apr.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "_APR_COMPLETE": "bash_complete", "COMP_WORDS": "apr in", "COMP_CWORD": "1"}
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", program],

@@ -15,6 +15,7 @@ from apr.cli.out import Mode, Out
 from apr.cli.table import TableGroup
 from apr.errors import AprError, ExitCode, InputOutputError, InterruptedRunError, NotFoundError, UsageError
 
+COMPLETION_VARIABLE = "_APR_COMPLETE"
 HELP = """Know that a model really starts from the weights you named.
 
 Checkpoints are APR files, .safetensors files or Hugging Face directories. Start with `apr preflight X`: it says
@@ -41,16 +42,19 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    instruction = os.environ.get(COMPLETION_VARIABLE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "apr", COMPLETION_VARIABLE, instruction)
     return run(sys.argv[1:])
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `apr ARGUMENTS` in this process and give its exit code; nothing escapes but SystemExit of a debugger."""
+    """Run `apr ARGUMENTS` in this process and give its exit code; no exception of a command escapes."""
     out = Out(Mode.JSON if "--json" in _before_dashes(arguments) else Mode.HUMAN)
     try:
-        code = cli.main(args=list(arguments), prog_name="apr", standalone_mode=False, obj=out)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else ExitCode.DONE
+        return _invoke(out, arguments)
     except BrokenPipeError:
         return _leave_broken_pipe()
     except (KeyboardInterrupt, click.Abort):
@@ -63,6 +67,18 @@ def run(arguments: Sequence[str]) -> int:
         return _report(out, _operating_system_error(error))
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _report(out, _unexpected_error(error))
+
+
+def _invoke(out: Out, arguments: Sequence[str]) -> int:
+    """The command's own exit code; flushed here, so that a closed pipe is met inside `run`."""
+    code = int(ExitCode.DONE)
+    try:
+        with cli.make_context("apr", list(arguments), obj=out) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as ending:
+        code = ending.exit_code
+    sys.stdout.flush()
+    return code
 
 
 def _report(out: Out, error: AprError) -> int:
