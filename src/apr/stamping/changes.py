@@ -1,0 +1,130 @@
+"""What the user wants a file to say: one typed object, checked before any file is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.errors import RefusedError, UsageError
+from apr.stamping.licenses import canonical_license, checked_source
+
+IDENTITY_FIELDS = ("architecture", "hf_architecture", "hf_model_type")
+PROVENANCE_FIELDS = ("license", "data_source", "data_license")
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {name: "--" + name.replace("_", "-") for name in (*IDENTITY_FIELDS, *PROVENANCE_FIELDS, "tokenizer")}
+)
+"""Field of StampChanges to the flag of `apr stamp` that sets it."""
+
+OWNED_KEY_PREFIXES = ("apr_recorded", "hf_config", "hf_generation_config", "hf_tokenizer_files", "tokenizer.")
+"""Metadata keys (or beginnings of keys) that other flags or `apr` itself look after; `--set` may not touch them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StampChanges:
+    """The stamps to write; None or empty leaves what stands.
+
+    architecture: family slug of APR metadata (`qwen2`). hf_architecture: class name. hf_model_type: model type.
+    license, data_license: SPDX expressions. tokenizer: directory whose tokenizer files are embedded lossless.
+    settings: container metadata key (APR) or config key (HF directory) to JSON value.
+    """
+
+    architecture: str | None = None
+    hf_architecture: str | None = None
+    hf_model_type: str | None = None
+    license: str | None = None
+    data_source: str | None = None
+    data_license: str | None = None
+    tokenizer: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.settings and all(
+            getattr(self, each.name) is None for each in fields(self) if each.name != "settings"
+        )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The identity stamps given, by field name."""
+        return {name: value for name in IDENTITY_FIELDS if (value := getattr(self, name)) is not None}
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The provenance stamps given, by field name."""
+        return {name: value for name in PROVENANCE_FIELDS if (value := getattr(self, name)) is not None}
+
+
+def checked_changes(changes: StampChanges) -> StampChanges:
+    """`changes` with canonical licences and trimmed texts.
+
+    Raises UsageError when there is nothing to stamp or a setting names a key that `--set` may not touch, and
+    RefusedError (INV-APR-PROV-003) for placeholders and licences that are not SPDX, all of them in one message.
+    """
+    if changes.is_empty:
+        raise UsageError(
+            "nothing to stamp",
+            expected="at least one of " + ", ".join([*OPTIONS.values(), "--set"]),
+            remedy="apr stamp --help",
+        )
+    _check_settings(changes.settings)
+    problems: list[RefusedError] = []
+    cleaned: dict[str, str] = {name: value.strip() for name, value in changes.identity.items()}
+    for name in cleaned:
+        if not cleaned[name]:
+            raise UsageError("an empty stamp says nothing", where=OPTIONS[name], remedy=f"give {OPTIONS[name]} a value")
+    for name, value in changes.provenance.items():
+        check = checked_source if name == "data_source" else canonical_license
+        try:
+            cleaned[name] = check(value, option=OPTIONS[name])
+        except RefusedError as problem:
+            problems.append(problem)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise RefusedError(
+            "; ".join(problem.what for problem in problems),
+            where=", ".join(str(problem.where) for problem in problems),
+            expected="\n".join(f"{problem.where}: {problem.expected}" for problem in problems),
+            found="\n".join(f"{problem.where}: {problem.found}" for problem in problems),
+            remedy="\n".join(str(problem.remedy) for problem in problems),
+            invariant="INV-APR-PROV-003",
+        )
+    return replace(changes, **cleaned)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`KEY=JSON` as key and value; a value that is not JSON is an error, so that `true` and `"true"` stay apart."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UsageError("a setting has the form KEY=JSON", where="--set", expected="--set KEY=JSON", found=text)
+    try:
+        return key, json.loads(value, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise UsageError(
+            "the value of a setting is not JSON",
+            where=f"--set {key}",
+            expected="a JSON value; a text in double quotes",
+            found=f"{value!r}: {error}",
+            remedy=f"--set '{key}={json.dumps(value)}' for a text",
+        ) from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for key in settings:
+        if key in OPTIONS:
+            remedy = f"use {OPTIONS[key]}"
+        elif key.startswith(OWNED_KEY_PREFIXES):
+            remedy = f"use {OPTIONS['tokenizer']} DIR for the tokenizer; the records of apr are not edited by hand"
+        else:
+            continue
+        raise UsageError("this key cannot be set with --set", where=f"--set {key}", found=key, remedy=remedy)
