@@ -1,0 +1,86 @@
+"""Which test is bound to which clause: the markers in `tests/`, read from the source without importing it.
+
+A marker is `@pytest.mark.falsifies("ID")` or `@pytest.mark.planted_defect("ID")` on a test function, on a class of
+tests, in a module's `pytestmark`, or in the `marks=` of a `pytest.param`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from apr.errors import DamagedFileError
+
+
+class Marker(StrEnum):
+    """falsifies: the test can show a clause false. planted_defect: it plants a defect that must turn a gate red."""
+
+    FALSIFIES = "falsifies"
+    PLANTED_DEFECT = "planted_defect"
+
+
+MARKERS = tuple(marker.value for marker in Marker)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Binding:
+    """One test function bound to one id. test: pytest node id without parameters; line: of the marker, from 1.
+
+    id is None when the marker's argument is not a literal text, so that nobody can tell what it binds.
+    """
+
+    test: str
+    marker: Marker
+    id: str | None
+    line: int
+
+
+def scan_tests(directory: Path, root: Path | None = None) -> tuple[Binding, ...]:
+    """Every marker in the test files under `directory`; node ids are relative to `root` (default: its parent)."""
+    base = root or directory.parent
+    found: set[Binding] = set()
+    for path in sorted(directory.rglob("test_*.py")):
+        found.update(_scan_file(path, path.relative_to(base).as_posix()))
+    return tuple(sorted(found, key=lambda each: (each.test, each.line, each.marker, each.id or "")))
+
+
+def _scan_file(path: Path, node: str) -> Iterator[Binding]:
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise DamagedFileError("a test file cannot be parsed", where=str(path), found=str(error)) from error
+    yield from _scan_body(module.body, node, _pytestmark(module.body))
+
+
+def _scan_body(body: list[ast.stmt], node: str, inherited: list[ast.expr]) -> Iterator[Binding]:
+    for statement in body:
+        if isinstance(statement, ast.ClassDef) and statement.name.startswith("Test"):
+            marks = [*inherited, *statement.decorator_list, *_pytestmark(statement.body)]
+            yield from _scan_body(statement.body, f"{node}::{statement.name}", marks)
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name.startswith("test"):
+            for expression in (*inherited, *statement.decorator_list):
+                yield from _markers(expression, f"{node}::{statement.name}")
+
+
+def _pytestmark(body: list[ast.stmt]) -> list[ast.expr]:
+    return [
+        statement.value
+        for statement in body
+        if isinstance(statement, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in statement.targets)
+    ]
+
+
+def _markers(expression: ast.expr, test: str) -> Iterator[Binding]:
+    for call in ast.walk(expression):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in MARKERS):
+            continue
+        marker = Marker(call.func.attr)
+        if not call.args:
+            yield Binding(test, marker, None, call.lineno)
+        for argument in call.args:
+            is_text = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            yield Binding(test, marker, argument.value if is_text else None, call.lineno)  # type: ignore[attr-defined]

@@ -1,0 +1,3 @@
+"""What every test shares: the recorder of contract outcomes (`--record-contract-status FILE`)."""
+
+pytest_plugins = ("apr.contracts.pytest_plugin",)
