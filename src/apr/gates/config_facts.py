@@ -1,0 +1,42 @@
+"""INV-INIT-CONFIG-001: facts that no tensor shows are recorded, never defaulted, and contradict nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apr.gates.facts import Gate, InitFacts, Stage
+from apr.gates.finding import Finding, Status
+from apr.identity.types import Origin
+
+ID = "INV-INIT-CONFIG-001"
+
+
+def _check(facts: InitFacts) -> Iterable[Finding]:
+    config = facts.config
+    if config is None:
+        yield Finding(ID, Status.UNCHECKED, "no config could be resolved")
+        return
+    for name in config.missing:
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            f"{name} is recorded nowhere, and no tensor shows it",
+            expected=f"{name} of {config.architecture} in the checkpoint's metadata or config",
+            found="absent",
+            remedy=f"apr stamp {facts.path} --set {name}=VALUE -o OUT, with the value the model was trained with",
+        )
+    for conflict in config.conflicts:
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            f"recorded facts contradict each other or the tensors: {conflict}",
+            expected="one value for each fact",
+            found=conflict,
+        )
+    if not config.missing and not config.conflicts:
+        defaulted = sorted(name for name, origin in config.origins.items() if origin is Origin.CLASS_DEFAULT)
+        note = f"; not in the file, so as its class defines them: {', '.join(defaulted)}" if defaulted else ""
+        yield Finding(ID, Status.PASS, f"the facts that no tensor shows are recorded{note}")
+
+
+GATE = Gate(ID, "facts that no tensor shows are recorded", Stage.HEADERS, _check)

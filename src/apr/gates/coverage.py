@@ -1,0 +1,52 @@
+"""INV-INIT-COVERAGE-001: every parameter is filled, and every file tensor is used or covered by a named rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apr.gates.facts import Gate, InitFacts, Stage
+from apr.gates.finding import Finding, Status
+from apr.gates.words import account, folded, repair_commands, uniform_guess
+
+ID = "INV-INIT-COVERAGE-001"
+
+
+def _check(facts: InitFacts) -> Iterable[Finding]:
+    if facts.plan is None:
+        yield Finding(ID, Status.UNCHECKED, facts.plan_note or "no load plan could be made")
+        return
+    ledger, target = facts.plan.ledger, facts.plan.target
+    if ledger.unfilled or ledger.unused:
+        sides = []
+        if ledger.unfilled:
+            sides.append(f"{len(ledger.unfilled)} model tensors would not be filled: {folded(ledger.unfilled)}")
+        if ledger.unused:
+            sides.append(f"{len(ledger.unused)} file tensors would not be used: {folded(ledger.unused)}")
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            f"loaded as {target.architecture}, " + "; ".join(sides) + f"; {uniform_guess(facts)}",
+            expected="0 unfilled, 0 unused",
+            found=account(facts.plan),
+            remedy=_remedy(facts),
+        )
+    else:
+        ruled = len(ledger.ruled)
+        covered = f"; {ruled} covered by a named rule" if ruled else ""
+        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
+
+
+def _remedy(facts: InitFacts) -> str:
+    assert facts.plan is not None and facts.verdict is not None
+    claimed = facts.plan.target.architecture
+    others = [each.architecture for each in facts.verdict.evidence.candidates if each.architecture != claimed]
+    if others:
+        return repair_commands(facts, others[0])
+    leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused)
+    return (
+        "find the producer that wrote these names, or get a complete copy; "
+        f"to accept one tensor knowingly: --allow '{leftovers[0]}=REASON'"
+    )
+
+
+GATE = Gate(ID, "the ledger is empty on both sides", Stage.HEADERS, _check)

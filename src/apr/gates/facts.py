@@ -1,0 +1,112 @@
+"""What the gates look at: the facts of one start from a checkpoint, filled in stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from apr.errors import AprError
+from apr.formats.base import Checkpoint, IntegrityProblem
+from apr.gates.finding import Finding
+from apr.identity.types import Architecture, Kind, ResolvedConfig, Verdict
+from apr.loading.ledger import LoadPlan
+
+if TYPE_CHECKING:
+    from apr.loading.buffers import BufferReport
+    from apr.loading.probe import ProbeReplay
+    from apr.loading.receipt import Receipt
+    from apr.loading.values import TensorFacts
+
+
+class Stage(StrEnum):
+    """When a gate can speak: from headers, after every byte was read, with the model resident, at step 0,
+    and when a checkpoint that a run wrote is reopened."""
+
+    HEADERS = "headers"
+    VALUES = "values"
+    RESIDENT = "resident"
+    STEP_0 = "step 0"
+    SAVED = "saved"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """The tokenizer a run will use. output_hash: of its ids on a fixed text, None when it was not computed."""
+
+    place: str
+    vocabulary_size: int
+    output_hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step0:
+    """The evaluation before the first update. tolerance_relative: allowed for an equal validation set."""
+
+    loss: float
+    validation_set_hash: str
+    vocabulary_size: int
+    tolerance_relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What optimizer and schedule hold before the first update: tensors of state, and steps already counted."""
+
+    optimizer_state_count: int
+    schedule_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a run meant to write: identity, config and the digest of every resident tensor, by on-disk name."""
+
+    architecture: Architecture
+    config: Mapping[str, Any]
+    resident_digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class InitFacts:
+    """Everything known about one intended start; None means that stage has not been reached (or could not be).
+
+    opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
+    there is no load plan. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
+    """
+
+    path: Path
+    run_kind: Kind = Kind.DECODER
+    checkpoint: Checkpoint | None = None
+    opening_error: AprError | None = None
+    verdict: Verdict | None = None
+    config: ResolvedConfig | None = None
+    config_error: AprError | None = None
+    plan: LoadPlan | None = None
+    plan_note: str | None = None
+    tokenizer: TokenizerFacts | None = None
+    embedded_tokenizer_hash: str | None = None
+    values: Mapping[str, TensorFacts] | None = None
+    checksum_problems: tuple[IntegrityProblem, ...] | None = None
+    receipt: Receipt | None = None
+    source_digest: str | None = None
+    buffers: BufferReport | None = None
+    probe: ProbeReplay | None = None
+    probe_note: str | None = None
+    step0: Step0 | None = None
+    fresh: Fresh | None = None
+    written: Written | None = None
+    retry_command: str = "apr pretrain --init {path} ..."
+    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One invariant: its public id, when it can speak, and what it says of the facts (at least one finding)."""
+
+    id: str
+    title: str
+    stage: Stage
+    check: Callable[[InitFacts], Iterable[Finding]]

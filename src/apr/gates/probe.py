@@ -1,0 +1,38 @@
+"""INV-INIT-PROBE-001: the recorded probe's loss and logits are reproduced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apr.gates.facts import Gate, InitFacts, Stage
+from apr.gates.finding import Finding, Status
+
+ID = "INV-INIT-PROBE-001"
+
+
+def _check(facts: InitFacts) -> Iterable[Finding]:
+    replay = facts.probe
+    if replay is None:
+        yield Finding(ID, Status.UNCHECKED, facts.probe_note or "no model was loaded")
+        return
+    recorded, tolerance = replay.recorded, replay.tolerance
+    measured = (
+        f"loss {replay.loss:.6f}, off by {replay.loss_difference:.2e}; "
+        f"top logits off by up to {replay.largest_logit_difference:.2e}"
+    )
+    allowed = f"{tolerance.loss_relative:g} of the loss, {tolerance.logit_absolute:g} of a logit"
+    if replay.agrees:
+        yield Finding(ID, Status.PASS, f"the probe is reproduced: {measured} (allowed: {allowed})")
+    else:
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            "the loaded model does not behave as the saved one did on the recorded probe",
+            expected=f"loss {recorded.loss:.6f} and the recorded logits, within {allowed}",
+            found=measured,
+            remedy="names, shapes and bytes agree, so look at what no tensor shows: the config (rope, eps, heads, "
+            "activation) and the version of the model code",
+        )
+
+
+GATE = Gate(ID, "the recorded probe is reproduced", Stage.RESIDENT, _check)

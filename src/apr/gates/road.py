@@ -1,0 +1,252 @@
+"""The one road from a path to a model that may be trained, walked by every caller.
+
+`preflight`, `pretrain --init`, `import` and `stamp` all come through here: examine (headers), deepen (every byte), load
+(resident model, receipt, buffers, probe), check_step0. Each step keeps all findings; a caller that wants to go on calls
+`refuse_unless_accepted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
+from apr.formats.base import Checkpoint
+from apr.formats.dtypes import DType
+from apr.formats.registry import open_checkpoint
+from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
+from apr.gates.finding import Finding, Status
+from apr.gates.runner import check_overrides, run_stage
+from apr.identity.config import resolve_config
+from apr.identity.types import Architecture, Kind, Verdict
+from apr.identity.verdict import give_verdict
+from apr.loading.plan import INTERNAL_PREFIXES, make_plan
+from apr.loading.target import make_target, make_target_on_meta
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from apr.loading.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class RoadOptions:
+    """How to walk: what the run needs, and what the user knowingly allows.
+
+    dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
+    atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
+    retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint.
+    """
+
+    run_kind: Kind = Kind.DECODER
+    dtype: DType | None = None
+    may_use_zoo: bool = False
+    tokenizer: TokenizerFacts | None = None
+    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    retry_command: str = "apr pretrain --init {path} ..."
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Where a walk stands: the facts so far and every finding so far, in order."""
+
+    facts: InitFacts
+    findings: tuple[Finding, ...]
+    options: RoadOptions
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.status is Status.REFUSE)
+
+    @property
+    def is_accepted(self) -> bool:
+        return not self.refusals
+
+    def close(self) -> None:
+        if self.facts.checkpoint is not None:
+            self.facts.checkpoint.close()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A resident model with the proof of what is in it."""
+
+    model: PreTrainedModel
+    receipt: Receipt
+    examination: Examination
+
+
+def examine(path: Path, options: RoadOptions | None = None) -> Examination:
+    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
+    options = options or RoadOptions()
+    check_overrides(options.allowed_gates)
+    facts = InitFacts(
+        path=path,
+        run_kind=options.run_kind,
+        tokenizer=options.tokenizer,
+        allowed_tensors=options.allowed_tensors,
+        retry_command=options.retry_command,
+    )
+    try:
+        checkpoint = open_checkpoint(path)
+    except AprError as error:
+        facts = replace(facts, opening_error=error, plan_note="there is no header to plan from")
+    else:
+        facts = _identify(replace(facts, checkpoint=checkpoint), checkpoint, options)
+    return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
+
+
+def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> InitFacts:
+    verdict = give_verdict(checkpoint)
+    facts = replace(facts, verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
+    architecture = architecture_to_load(verdict)
+    if architecture is None:
+        return replace(facts, plan_note="no architecture is claimed that is known, so there is nothing to plan for")
+    try:
+        config = resolve_config(checkpoint, architecture)
+        target = make_target(checkpoint, architecture, config)
+        if target is None and options.may_use_zoo:
+            target = make_target_on_meta(architecture, config)
+    except AprError as error:
+        return replace(facts, config_error=error, plan_note="the config does not describe a model")
+    if target is None:
+        note = f"the atlas does not describe {architecture} exactly; a run builds the class itself to plan"
+        return replace(facts, config=config, plan_note=note)
+    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors)
+    return replace(facts, config=config, plan=plan)
+
+
+def architecture_to_load(verdict: Verdict) -> Architecture | None:
+    """What a loader that trusts the stamps would build: the agreed claim, else what the config names first."""
+    claim = verdict.claim
+    if claim.architecture is not None:
+        return claim.architecture
+    readings = sorted(claim.readings, key=lambda reading: not reading[0].place.startswith("config.json"))
+    return next((meanings[0] for _, meanings in readings if meanings), None)
+
+
+def _embedded_hash(checkpoint: Checkpoint, options: RoadOptions) -> str | None:
+    """Output hash of the tokenizer inside the checkpoint, computed only when there is another to compare it with."""
+    if options.tokenizer is None or options.tokenizer.output_hash is None:
+        return None
+    files = checkpoint.tokenizer_files()
+    if not files:
+        return None
+    from apr.loading.tokenizer import tokenizer_output_hash
+
+    return tokenizer_output_hash(files)
+
+
+def deepen(examination: Examination) -> Examination:
+    """Read every byte once more than a plain load would: checksums, digests, values; then the value gates."""
+    from apr.loading.digest import weights_digest
+    from apr.loading.values import read_values
+
+    facts = examination.facts
+    if facts.checkpoint is None:
+        return examination
+    entries = [entry for entry in facts.checkpoint.tensors.values() if not entry.is_placeholder]
+    try:
+        values = read_values(entries)
+        problems = facts.checkpoint.verify_checksums()
+    except DamagedFileError as error:
+        finding = Finding(
+            "INV-FILE-INTEGRITY-001", Status.REFUSE, f"{error.what} ({error.where})", error.expected, error.found
+        )
+        return replace(examination, findings=(*examination.findings, finding))
+    leaves = [each.digest for each in values.values() if not each.entry.name.startswith(INTERNAL_PREFIXES)]
+    if facts.plan is not None and facts.plan.ledger.balances:
+        planned = {assignment.stored_name for assignment in facts.plan.assignments}
+        leaves = [leaf for leaf in leaves if leaf.name in planned]
+    facts = replace(facts, values=values, checksum_problems=problems, source_digest=weights_digest(leaves))
+    return _advance(examination, facts, Stage.VALUES)
+
+
+def load(examination: Examination, *, device: str = "cpu", attention: str | None = None) -> LoadedModel:
+    """The model on `device`, after every gate up to the probe has accepted it; RefusedError otherwise.
+
+    An examination that was not deepened is deepened first: there is no load without the values read.
+    """
+    from apr.loading.buffers import check_buffers
+    from apr.loading.materialise import check_unchanged_since, materialise
+    from apr.loading.receipt import write_receipt
+
+    if examination.facts.values is None:
+        refuse_unless_accepted(examination)
+        examination = deepen(examination)
+    refuse_unless_accepted(examination)
+    facts = examination.facts
+    if facts.checkpoint is None or facts.plan is None or facts.values is None:
+        raise RefusedError(
+            "there is no load plan, so nothing can be loaded", where=str(facts.path), found=facts.plan_note
+        )
+    materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
+    digests = {name: seen.blake3_hex for name, seen in facts.values.items()}
+    check_unchanged_since(materialised.loaded, digests, facts.path)
+    model = materialised.model.to(device)
+    receipt = write_receipt(facts.checkpoint, facts.plan, materialised.loaded, model)
+    probe, note = _replay(facts.checkpoint, model)
+    facts = replace(facts, receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
+    examination = _advance(examination, facts, Stage.RESIDENT)
+    refuse_unless_accepted(examination)
+    return LoadedModel(model, receipt, examination)
+
+
+def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | None]:
+    from apr.loading.probe import replay_probe
+
+    if checkpoint.recorded.probe is None:
+        return None, "the checkpoint records no probe"
+    return replay_probe(model, checkpoint.recorded.probe), None
+
+
+def check_step0(examination: Examination, step0: Step0, fresh: Fresh) -> Examination:
+    """The examination with the step-0 gates: the loss continues, optimizer and schedule start fresh."""
+    return _advance(examination, replace(examination.facts, step0=step0, fresh=fresh), Stage.STEP_0)
+
+
+def check_saved(path: Path, written: Written) -> Examination:
+    """A checkpoint that was just written, reopened from disk and walked through headers, bytes and identity.
+
+    The caller decides what a refusal means; closing the examination's files is done here.
+    """
+    examination = deepen(examine(path, RoadOptions(may_use_zoo=True)))
+    try:
+        return _advance(examination, replace(examination.facts, written=written), Stage.SAVED)
+    finally:
+        examination.close()
+
+
+def refuse_unless_accepted(examination: Examination) -> None:
+    """Raise what the user has to know, all findings at once; return when nothing refuses.
+
+    A missing path raises NotFoundError, a file of no known format DamagedFileError, everything else RefusedError.
+    """
+    if examination.is_accepted:
+        return
+    facts, refusals = examination.facts, examination.refusals
+    error = facts.opening_error
+    if isinstance(error, NotFoundError) or (error is not None and error.invariant != "INV-FILE-INTEGRITY-001"):
+        raise type(error)(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            found=error.found,
+            remedy=error.remedy,
+            invariant=refusals[0].id,
+        ) from error
+    raise RefusedError(
+        f"{facts.path} would not start from the weights it names: {len(refusals)} finding"
+        + ("s" if len(refusals) != 1 else ""),
+        invariant=refusals[0].id,
+        findings=tuple(finding.to_json() for finding in refusals),
+    )
+
+
+def _advance(examination: Examination, facts: InitFacts, stage: Stage) -> Examination:
+    findings = run_stage(stage, facts, examination.options.allowed_gates)
+    return replace(examination, facts=facts, findings=(*examination.findings, *findings))

@@ -1,0 +1,63 @@
+"""Sentences that several gates share: the account of a plan, ln(vocabulary), and the way out."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+from apr.gates.facts import InitFacts
+from apr.identity.folding import fold_names
+from apr.identity.types import Architecture
+from apr.identity.verdict import stamp_recipe
+from apr.loading.ledger import LoadPlan
+
+MOST_NAMES_SHOWN = 6
+
+
+def folded(names: tuple[str, ...]) -> str:
+    """Names in folded form with their counts: `model.layers.{0–23}.self_attn.{q,k,v}_proj.bias (72)`."""
+    groups = fold_names(names)
+    shown = [f"{name} ({count})" if count > 1 else name for name, count in groups[:MOST_NAMES_SHOWN]]
+    if len(groups) > MOST_NAMES_SHOWN:
+        shown.append(f"and {len(groups) - MOST_NAMES_SHOWN} more groups")
+    return ", ".join(shown)
+
+
+def account(plan: LoadPlan) -> str:
+    """The ledger in one line: filled, unfilled and unused, the leftovers named and folded."""
+    ledger = plan.ledger
+    parts = [f"{len(ledger.filled)} filled"]
+    for label, names in (("unfilled", ledger.unfilled), ("unused", ledger.unused)):
+        parts.append(f"{len(names)} {label}" + (f": {folded(names)}" if names else ""))
+    if ledger.shape_conflicts:
+        parts.append(f"{len(ledger.shape_conflicts)} of another shape")
+    if ledger.tied:
+        parts.append(f"{len(ledger.tied)} tied")
+    return "; ".join(parts)
+
+
+def vocabulary_size(facts: InitFacts) -> int | None:
+    """The model's vocabulary: rows of the input embedding as the config states them, None when unknown."""
+    if facts.config is None:
+        return None
+    size = facts.config.values.get("vocab_size")
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def uniform_guess(facts: InitFacts) -> str:
+    """`ln(vocabulary)`, the loss of knowing nothing; it tells damaged from random at a glance."""
+    size = vocabulary_size(facts)
+    return "ln(vocabulary) unknown" if size is None else f"a uniform guess scores ln({size:,}) = {math.log(size):.4f}"
+
+
+def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
+    """The two lines that repair a false stamp and start again."""
+    repaired = repaired_path(facts.path, architecture)
+    retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
+    return f"{stamp_recipe(facts.path, architecture, repaired)}\n{retry}"
+
+
+def repaired_path(path: Path, architecture: Architecture) -> Path:
+    """Where the recipe puts the repaired copy: beside the original, named for what it is."""
+    return path.with_name(f"{path.stem if path.is_file() else path.name}.{architecture.model_type}{path.suffix}")

@@ -1,0 +1,107 @@
+"""Make the load plan: a bijection between stored tensors and model tensors, and the ledger of what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from apr.errors import UsageError
+from apr.formats.base import Checkpoint, TensorEntry
+from apr.formats.dtypes import ENCODINGS, DType
+from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
+
+# Names a container keeps for itself: training state of upstream's CUDA trainer, files embedded by `apr`.
+INTERNAL_PREFIXES = ("__training__.", "__apr__.")
+
+_RESIDENT_FLOATS = (DType.F32, DType.BF16, DType.F16, DType.F64)
+
+
+def resident_dtype(checkpoint: Checkpoint, asked: DType | None) -> DType:
+    """The float dtype the model will hold its parameters in.
+
+    asked: the user's choice, else the file's own float dtype when it has one, else F32, the widest common dtype, so
+    that nothing is rounded unasked.
+    """
+    if asked is not None:
+        if asked not in _RESIDENT_FLOATS:
+            raise UsageError(
+                "parameters cannot be held in this dtype",
+                expected=", ".join(_RESIDENT_FLOATS),
+                found=str(asked),
+            )
+        return asked
+    floats = {entry.dtype for entry in checkpoint.tensors.values() if ENCODINGS[entry.dtype].is_float}
+    quantized = any(ENCODINGS[entry.dtype].is_quantized for entry in checkpoint.tensors.values())
+    only = next(iter(floats)) if len(floats) == 1 and not quantized else None
+    return only if only in _RESIDENT_FLOATS else DType.F32
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    target: Target,
+    *,
+    dtype: DType | None = None,
+    allowed: Mapping[str, str] | None = None,
+) -> LoadPlan:
+    """The plan that loads `checkpoint` into `target`; nothing is read, nothing is refused here.
+
+    allowed: tensor name to the user's reason; covers that one tensor on either side.
+    """
+    allowed = allowed or {}
+    resident = resident_dtype(checkpoint, dtype)
+    stored = {name: entry for name, entry in checkpoint.tensors.items() if not entry.is_placeholder}
+    placeholders = {name for name, entry in checkpoint.tensors.items() if entry.is_placeholder}
+    assignments: list[Assignment] = []
+    unfilled: list[str] = []
+    rulings: list[Ruling] = []
+    conflicts: list[ShapeConflict] = []
+    used: set[str] = set()
+
+    for name, wanted in target.expected.items():
+        entry = stored.get(name)
+        if entry is not None and wanted.tied_to is not None and wanted.tied_to in stored:
+            used.add(name)
+            rulings.append(Ruling(name, Rule.TIED_COPY, partner=wanted.tied_to))
+            if entry.shape != wanted.shape:
+                conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
+        elif entry is not None and wanted.is_optional:
+            used.add(name)
+            rulings.append(Ruling(name, Rule.SAVED_BUFFER))
+        elif entry is not None:
+            used.add(name)
+            if entry.shape == wanted.shape:
+                assignments.append(_assignment(entry, resident))
+            else:
+                conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
+        elif wanted.tied_to is not None and (wanted.tied_to in stored or name in placeholders):
+            rule = Rule.TIED_PLACEHOLDER if name in placeholders else Rule.TIED_ABSENT
+            rulings.append(Ruling(name, rule, partner=wanted.tied_to))
+        elif name in allowed:
+            rulings.append(Ruling(name, Rule.ALLOWED_BY_USER, reason=allowed[name]))
+        elif not wanted.is_optional:
+            unfilled.append(name)
+
+    unused: list[str] = []
+    for name in checkpoint.tensors:
+        if name in used or (name in placeholders and name in target.expected):
+            continue
+        if name.startswith(INTERNAL_PREFIXES):
+            rulings.append(Ruling(name, Rule.CONTAINER_INTERNAL))
+        elif name in allowed:
+            rulings.append(Ruling(name, Rule.ALLOWED_BY_USER, reason=allowed[name]))
+        else:
+            unused.append(name)
+
+    ledger = Ledger(
+        filled=tuple(each.model_name for each in assignments),
+        unfilled=tuple(unfilled),
+        unused=tuple(unused),
+        ruled=tuple(rulings),
+        shape_conflicts=tuple(conflicts),
+    )
+    return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger)
+
+
+def _assignment(entry: TensorEntry, resident: DType) -> Assignment:
+    encoding = ENCODINGS[entry.dtype]
+    becomes = resident if encoding.is_float or encoding.is_quantized else entry.dtype
+    return Assignment(entry.name, entry.name, cast_from=entry.dtype, cast_to=becomes)

@@ -1,0 +1,152 @@
+"""The probe: a small fixed token batch, its loss and top logits, recorded at save and replayed at load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apr.formats.recorded import Probe
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_ROWS = 2
+PROBE_LENGTH = 32
+PROBE_TOP_LOGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a replay may be from the record: relative for the loss, absolute for logits."""
+
+    loss_relative: float
+    logit_absolute: float
+
+
+# Measured by benchmarks/probe_tolerance.py; a replay on the same device and dtype is bit-equal or close to it,
+# another device or kernel sums in another order.
+TOLERANCES: dict[str, Tolerance] = {
+    "float32": Tolerance(loss_relative=1e-4, logit_absolute=2e-3),
+    "float16": Tolerance(loss_relative=2e-3, logit_absolute=5e-2),
+    "bfloat16": Tolerance(loss_relative=1e-2, logit_absolute=2.5e-1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReplay:
+    """A recorded probe held against what the loaded model does on the same tokens."""
+
+    recorded: Probe
+    loss: float
+    loss_difference: float
+    largest_logit_difference: float
+    tolerance: Tolerance
+
+    @property
+    def agrees(self) -> bool:
+        scale = max(abs(self.recorded.loss), 1.0)
+        return (
+            self.loss_difference <= self.tolerance.loss_relative * scale
+            and self.largest_logit_difference <= self.tolerance.logit_absolute
+        )
+
+
+def default_probe_tokens(vocabulary_size: int) -> tuple[tuple[int, ...], ...]:
+    """A fixed batch for a vocabulary: a full-period linear congruential walk, the same in every version and place."""
+    state = 2026
+    rows = []
+    for _ in range(PROBE_ROWS):
+        row = []
+        for _ in range(PROBE_LENGTH):
+            state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+            row.append((state >> 33) % vocabulary_size)
+        rows.append(tuple(row))
+    return tuple(rows)
+
+
+def record_probe(model: torch.nn.Module, tokens: Sequence[Sequence[int]] | None = None) -> Probe:
+    """What `model` does on `tokens` (rows of one length; the default batch when None), without changing its mode.
+
+    The vocabulary is that of the input embedding.
+    """
+    import torch
+
+    if tokens is None:
+        tokens = default_probe_tokens(_vocabulary_size(model))
+    logits, loss = _run(model, tokens)
+    top = torch.topk(logits[:, -1, :], k=min(PROBE_TOP_LOGITS, logits.shape[-1]), dim=-1)
+    parameter = next(model.parameters())
+    return Probe(
+        tokens=tuple(tuple(int(token) for token in row) for row in tokens),
+        loss=loss,
+        top_ids=tuple(tuple(row) for row in top.indices.tolist()),
+        top_logits=tuple(tuple(row) for row in top.values.tolist()),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=parameter.device.type,
+    )
+
+
+def replay_probe(model: torch.nn.Module, recorded: Probe) -> ProbeReplay:
+    """Run the recorded tokens again and measure how far loss and the recorded top logits have moved.
+
+    The tolerance is that of the coarser of the two dtypes (recorded, resident). Raises DamagedFileError when the
+    record names tokens that the model has no embedding for.
+    """
+    import torch
+
+    from apr.errors import DamagedFileError
+
+    largest = max(max(row) for row in (*recorded.tokens, *recorded.top_ids))
+    smallest = min(min(row) for row in (*recorded.tokens, *recorded.top_ids))
+    size = _vocabulary_size(model)
+    if largest >= size or smallest < 0:
+        raise DamagedFileError(
+            "the recorded probe names tokens outside the vocabulary",
+            expected=f"token ids from 0 to {size - 1}",
+            found=f"ids from {smallest} to {largest}",
+            invariant="INV-INIT-PROBE-001",
+        )
+    logits, loss = _run(model, recorded.tokens)
+    last = logits[:, -1, :]
+    ids = torch.tensor(recorded.top_ids, device=last.device)
+    expected = torch.tensor(recorded.top_logits, dtype=last.dtype, device=last.device)
+    difference = (last.gather(-1, ids) - expected).abs()
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return ProbeReplay(
+        recorded=recorded,
+        loss=loss,
+        loss_difference=_or_infinity(abs(loss - recorded.loss)),
+        largest_logit_difference=_or_infinity(float(difference.max())),
+        tolerance=_tolerance(recorded.dtype, dtype),
+    )
+
+
+def _run(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float]:
+    import torch
+
+    device = next(model.parameters()).device
+    batch = torch.tensor([list(row) for row in tokens], dtype=torch.long, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits = model(input_ids=batch, use_cache=False).logits.float()
+    finally:
+        model.train(was_training)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
+    return logits, float(loss)
+
+
+def _tolerance(*dtypes: str) -> Tolerance:
+    known = [TOLERANCES.get(dtype, TOLERANCES["bfloat16"]) for dtype in dtypes]
+    return max(known, key=lambda tolerance: tolerance.loss_relative)
+
+
+def _vocabulary_size(model: torch.nn.Module) -> int:
+    embedding = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
+def _or_infinity(value: float) -> float:
+    return value if value == value else float("inf")

@@ -1,0 +1,129 @@
+"""The receipt: proof that the resident tensors equal the file's bytes, read back from the model itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apr.formats.base import Checkpoint
+from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.ledger import LoadPlan, Rule
+from apr.loading.materialise import LoadedTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptProblem:
+    """A resident tensor that is not what the file holds. expected, found: digests or words."""
+
+    name: str
+    what: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Which bytes of which source are in the model.
+
+    weights_digest: of the source's assigned tensors, as stored. resident_digests: on-disk name to blake3 of the
+    bytes read back from the model. problems: empty, or the load is refused.
+    """
+
+    source: str
+    bytes_read: int
+    tensors_written: int
+    weights_digest: str
+    resident_digests: Mapping[str, str]
+    problems: tuple[ReceiptProblem, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "bytes_read": self.bytes_read,
+            "tensors_written": self.tensors_written,
+            "weights_digest": self.weights_digest,
+            "tensor_digests": dict(self.resident_digests),
+        }
+
+
+def write_receipt(
+    checkpoint: Checkpoint, plan: LoadPlan, loaded: Mapping[str, LoadedTensor], model: torch.nn.Module
+) -> Receipt:
+    """Read every resident tensor back and hold it against what was read from the file through the declared cast."""
+    from apr.loading.on_disk import on_disk_state_dict
+
+    resident = on_disk_state_dict(model)
+    digests = resident_digests(resident)
+    problems: list[ReceiptProblem] = []
+    for assignment in plan.assignments:
+        name = assignment.model_name
+        handed = loaded.get(name)
+        if handed is None:
+            problems.append(ReceiptProblem(name, "was never read from the file", "bytes read", "none"))
+        elif name not in digests:
+            problems.append(ReceiptProblem(name, "is not in the model after loading", "a resident tensor", "none"))
+        elif digests[name] != handed.handed_blake3_hex:
+            problems.append(
+                ReceiptProblem(
+                    name,
+                    "differs from the file's bytes",
+                    f"blake3 {handed.handed_blake3_hex}",
+                    f"blake3 {digests[name]}",
+                )
+            )
+    planned = {assignment.model_name for assignment in plan.assignments}
+    allowed = {ruling.name for ruling in plan.ledger.ruled if ruling.rule is Rule.ALLOWED_BY_USER}
+    for name in digests.keys() - planned - allowed:
+        problems.append(
+            ReceiptProblem(name, "is in the model without a receipt", "a tensor of the plan", digests[name])
+        )
+    problems.extend(_broken_ties(plan, model))
+    return Receipt(
+        source=str(checkpoint.path),
+        bytes_read=sum(each.bytes_read for each in loaded.values()),
+        tensors_written=len(loaded),
+        weights_digest=weights_digest(
+            TensorDigest(
+                each.assignment.stored_name,
+                each.assignment.cast_from,
+                checkpoint.tensors[each.assignment.stored_name].shape,
+                each.stored_blake3_hex,
+            )
+            for each in loaded.values()
+        ),
+        resident_digests=dict(sorted(digests.items())),
+        problems=tuple(sorted(problems, key=lambda problem: problem.name)),
+    )
+
+
+def resident_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """blake3 hex of each tensor's bytes in row-major order, computed on all cores."""
+    from blake3 import blake3
+
+    from apr.loading.on_disk import tensor_bytes
+
+    def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
+        name, tensor = item
+        return name, blake3(tensor_bytes(tensor)).hexdigest()
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(pool.map(digest, state.items()))
+
+
+def _broken_ties(plan: LoadPlan, model: torch.nn.Module) -> list[ReceiptProblem]:
+    """Tied names whose tensor in the model is another one than their partner's."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    broken = []
+    for ruling in plan.ledger.tied:
+        own, partner = parameters.get(ruling.name), parameters.get(ruling.partner or "")
+        if own is not None and partner is not None and own.data_ptr() != partner.data_ptr():
+            broken.append(
+                ReceiptProblem(ruling.name, "is not tied in the model", f"the bytes of {ruling.partner}", "its own")
+            )
+    return broken

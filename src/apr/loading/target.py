@@ -1,0 +1,60 @@
+"""The target of a load: from the atlas where it is exact, else from the class itself built without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from apr.formats.base import Checkpoint
+from apr.identity.atlas import expected_tensors, load_atlas
+from apr.identity.types import Architecture, ExpectedTensor, ResolvedConfig
+from apr.loading.ledger import Target
+
+if TYPE_CHECKING:
+    import torch
+
+# A config may ask for this many times the tensors the file holds before it is called absurd; a real mistake
+# (one layer more, experts doubled) stays far below, a hostile count is refused before anything is allocated.
+MOST_TENSORS_PER_STORED_TENSOR = 64
+FEWEST_TENSORS_CAP = 4096
+
+
+def make_target(checkpoint: Checkpoint, architecture: Architecture, config: ResolvedConfig) -> Target | None:
+    """The target of loading `checkpoint` as `architecture`, without torch; None when only the zoo could tell."""
+    entry = load_atlas().find_class(architecture.class_name)
+    expected = None if entry is None else expected_tensors(entry, config.values, max_tensors=tensor_cap(checkpoint))
+    return None if expected is None else Target(architecture, config, expected, origin="atlas")
+
+
+def tensor_cap(checkpoint: Checkpoint) -> int:
+    """More tensors than this the config cannot honestly ask of this file."""
+    return max(FEWEST_TENSORS_CAP, MOST_TENSORS_PER_STORED_TENSOR * len(checkpoint.tensors))
+
+
+def make_target_on_meta(architecture: Architecture, config: ResolvedConfig) -> Target:
+    """The target read off the class itself, built on the meta device (no memory); needs torch and transformers."""
+    import torch
+
+    from apr.loading.on_disk import on_disk_state_dict
+    from apr.loading.zoo import build_config, model_class
+
+    with torch.device("meta"):
+        model = model_class(architecture)(build_config(config))
+    state = on_disk_state_dict(model)
+    expected = {name: ExpectedTensor(name, tuple(tensor.shape)) for name, tensor in state.items()}
+    for name, partner in tied_names(model, expected).items():
+        expected[name] = ExpectedTensor(name, expected[partner].shape, tied_to=partner)
+    return Target(architecture, config, expected, origin="meta device")
+
+
+def tied_names(model: torch.nn.Module, expected: Mapping[str, ExpectedTensor]) -> dict[str, str]:
+    """Names that share another name's storage in `model`, and which stored name they share it with."""
+    by_identity: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_identity.setdefault(id(parameter), []).append(name)
+    ties: dict[str, str] = {}
+    for names in by_identity.values():
+        stored = [name for name in names if name in expected]
+        if len(names) > 1 and stored:
+            ties.update({name: stored[0] for name in names if name not in expected})
+    return ties
