@@ -48,6 +48,12 @@ class Out:
         if self.is_json:
             self._write_document({"schema": schema, **body})
 
+    def document_line(self, schema: str, body: Mapping[str, Any]) -> None:
+        """One of several answers, each a JSON document on a line of its own, for commands that take many paths."""
+        if self.is_json:
+            self.has_answered = True
+            _print(json.dumps(plain_json({"schema": schema, **body}), allow_nan=False, default=str))
+
     def text(self, line: str = "", *, bold: bool = False, color: str | None = None) -> None:
         """One line of the answer; control characters other than the line's end are escaped."""
         if not self.is_json:

@@ -37,7 +37,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
 
 
 def _remedy(facts: InitFacts) -> str:
-    assert facts.plan is not None and facts.verdict is not None
+    assert facts.plan is not None
+    assert facts.verdict is not None
     claimed = facts.plan.target.architecture
     others = [each.architecture for each in facts.verdict.evidence.candidates if each.architecture != claimed]
     if others:

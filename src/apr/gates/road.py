@@ -171,19 +171,31 @@ def load(examination: Examination, *, device: str = "cpu", attention: str | None
 
     An examination that was not deepened is deepened first: there is no load without the values read.
     """
+    model, examination = try_load(examination, device=device, attention=attention)
+    refuse_unless_accepted(examination)
+    if model is None or examination.facts.receipt is None:
+        raise RefusedError(
+            "there is no load plan, so nothing can be loaded",
+            where=str(examination.facts.path),
+            found=examination.facts.plan_note,
+            invariant="INV-INIT-COVERAGE-001",
+        )
+    return LoadedModel(model, examination.facts.receipt, examination)
+
+
+def try_load(
+    examination: Examination, *, device: str = "cpu", attention: str | None = None
+) -> tuple[PreTrainedModel | None, Examination]:
+    """As `load`, but a refusal is a finding: no model comes back with it unless the resident gates refused."""
     from apr.loading.buffers import check_buffers
     from apr.loading.materialise import check_unchanged_since, materialise
     from apr.loading.receipt import write_receipt
 
-    if examination.facts.values is None:
-        refuse_unless_accepted(examination)
+    if examination.facts.values is None and examination.is_accepted:
         examination = deepen(examination)
-    refuse_unless_accepted(examination)
     facts = examination.facts
-    if facts.checkpoint is None or facts.plan is None or facts.values is None:
-        raise RefusedError(
-            "there is no load plan, so nothing can be loaded", where=str(facts.path), found=facts.plan_note
-        )
+    if not examination.is_accepted or facts.checkpoint is None or facts.plan is None or facts.values is None:
+        return None, examination
     materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
     digests = {name: seen.blake3_hex for name, seen in facts.values.items()}
     check_unchanged_since(materialised.loaded, digests, facts.path)
@@ -191,9 +203,7 @@ def load(examination: Examination, *, device: str = "cpu", attention: str | None
     receipt = write_receipt(facts.checkpoint, facts.plan, materialised.loaded, model)
     probe, note = _replay(facts.checkpoint, model)
     facts = replace(facts, receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
-    examination = _advance(examination, facts, Stage.RESIDENT)
-    refuse_unless_accepted(examination)
-    return LoadedModel(model, receipt, examination)
+    return model, _advance(examination, facts, Stage.RESIDENT)
 
 
 def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | None]:

@@ -57,7 +57,7 @@ def _check_same(facts: InitFacts) -> Iterable[Finding]:
             "the tokenizer turns text into other ids than the one the weights were trained with",
             expected=f"output hash {recorded}",
             found=f"output hash {given.output_hash} ({given.place})",
-            remedy=f"apr export {facts.path} --format hf -o DIR, then use DIR as the tokenizer and encode the corpus anew",
+            remedy=f"apr export {facts.path} --format hf -o DIR, then encode the corpus with the tokenizer in DIR",
         )
 
 

@@ -8,15 +8,12 @@ from apr.formats.dtypes import ENCODINGS
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded
-from apr.identity.folding import template_of
 from apr.loading.ledger import Rule
-from apr.loading.roles import Role, role_of
+from apr.loading.roles import Role, across_layers, role_of
 from apr.loading.values import TensorFacts
 
 ID = "INV-INIT-VALUES-001"
-REMEDY = (
-    "the producer wrote these values; get another copy, or find the save that lost them (see docs/failure-modes.md)"
-)
+REMEDY = "the producer wrote these values; get another copy, or find the save that lost them (docs/failure-modes.md)"
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -58,7 +55,7 @@ def _fresh_among_trained(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
     groups: dict[str, list[TensorFacts]] = {}
     for name, value in seen.items():
         if role_of(value.entry) is Role.NORM_GAIN and ENCODINGS[value.entry.dtype].is_float:
-            groups.setdefault(template_of(name), []).append(value)
+            groups.setdefault(across_layers(name), []).append(value)
     for members in groups.values():
         fresh = [each.entry.name for each in members if each.is_constant and each.mean == 1.0]
         if fresh and len(fresh) * 2 < len(members):
@@ -73,7 +70,8 @@ def _fresh_among_trained(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
 
 
 def _unequal_ties(facts: InitFacts) -> Iterable[Finding]:
-    assert facts.plan is not None and facts.values is not None
+    assert facts.plan is not None
+    assert facts.values is not None
     for ruling in facts.plan.ledger.ruled:
         if ruling.rule is not Rule.TIED_COPY or ruling.partner is None:
             continue

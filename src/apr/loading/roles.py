@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 from apr.formats.base import TensorEntry
@@ -41,3 +42,8 @@ def role_of(entry: TensorEntry) -> Role:
     if parts[-1] == "weight" and ("norm" in owner or owner.startswith("ln")):
         return Role.NORM_GAIN
     return Role.VECTOR
+
+
+def across_layers(name: str) -> str:
+    """The name with its numbers replaced, equal for the same tensor of every layer."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "{}", name)
