@@ -1,0 +1,117 @@
+"""`apr inspect`: what a checkpoint is, from headers alone: claims, verdict, config, records, quality score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from apr.cli.options import PATH, json_option
+from apr.cli.out import Out, human_bytes, human_count
+
+VERDICT_COLORS = {"match": "green", "contradiction": "red", "ambiguous": "yellow", "unknown": "yellow"}
+VOCABULARY_ROWS_SHOWN = 40
+
+
+@click.command("inspect")
+@click.argument("path", type=PATH, metavar="X")
+@click.option("--quality", "with_quality", is_flag=True, help="Add the quality score, with the reason for every point.")
+@click.option(
+    "--deep", is_flag=True, help="Read every byte: checksums, finite values (with --quality: counts in physics)."
+)
+@click.option("--vocab", "with_vocabulary", is_flag=True, help="List the tokens of the recorded tokenizer.")
+@json_option
+@click.pass_obj
+def command(out: Out, path: Path, with_quality: bool, deep: bool, with_vocabulary: bool) -> None:
+    """Show what X is (an .apr, a .safetensors, a Hugging Face directory), from its headers alone.
+
+    The score never changes the exit code: `apr preflight` and `apr validate` are the commands that refuse.
+    """
+    from apr.formats.registry import open_checkpoint
+    from apr.quality.inspection import inspect_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        document = inspect_checkpoint(
+            checkpoint, with_quality=with_quality, with_vocabulary=with_vocabulary, deep=deep, shown_path=str(path)
+        )
+    out.document("apr.inspect/1", document)
+    if not out.is_json:
+        _show(out, document)
+
+
+def _show(out: Out, document: dict[str, Any]) -> None:
+    dtypes = ", ".join(f"{dtype} {count}" for dtype, count in document["dtypes"].items())
+    out.pairs(
+        [
+            ("file", document["file"]),
+            ("format", document["format"]),
+            ("size", human_bytes(document["size_bytes"])),
+            ("tensors", f"{human_count(document['tensor_count'])} ({dtypes})"),
+            ("parameters", human_count(document["parameter_count"])),
+            ("intact", _intact(document)),
+        ]
+    )
+    _show_identity(out, document)
+    stated = [(name, document[name]) for name in ("hidden_size", "num_layers", "num_heads", "vocab_size")]
+    config = document["config"]
+    out.pairs([("recorded in", config["place"]), *stated], title="Config")
+    if config["missing"]:
+        out.text(f"  not recorded: {', '.join(config['missing'])}", color="yellow")
+    _show_records(out, document)
+    if "quality" in document:
+        _show_quality(out, document["quality"])
+    if "vocabulary" in document:
+        rows = [[row["id"], row["token"]] for row in document["vocabulary"][:VOCABULARY_ROWS_SHOWN]]
+        out.table(["id", "token"], rows, right=["id"])
+        out.text(f"{len(rows)} of {human_count(len(document['vocabulary']))} tokens (--json lists all)")
+
+
+def _intact(document: dict[str, Any]) -> str:
+    if document["problems"]:
+        return "NO: " + "; ".join(problem["what"] for problem in document["problems"][:3])
+    return "every byte read and checked" if document["deep"] else "headers are consistent (--deep reads every byte)"
+
+
+def _show_identity(out: Out, document: dict[str, Any]) -> None:
+    out.pairs([(claim["place"], claim["value"]) for claim in document["claims"]], title="Claims")
+    if not document["claims"]:
+        out.text("  none: this file does not say what it is")
+    verdict = document["verdict"]
+    out.text("Verdict", bold=True)
+    names = ", ".join(each["class_name"] for each in verdict["candidates"])
+    shown = f": the tensors are {names}" if names else ""
+    out.text(f"  {verdict['kind']}{shown}", color=VERDICT_COLORS[verdict["kind"]], bold=True)
+    for reason in verdict["reasons"]:
+        out.text(f"  {reason}")
+
+
+def _show_records(out: Out, document: dict[str, Any]) -> None:
+    training, recorded = document["recorded"]["training"] or {}, document["recorded"]
+    tokenizer, metadata = document["tokenizer"], document["metadata"]
+    rows = [(label, training.get(key)) for key, label in (("step", "step"), ("validation_loss", "validation loss"))]
+    tokens = None if tokenizer["row_count"] is None else f"{human_count(tokenizer['row_count'])} tokens"
+    out.pairs(
+        [
+            *rows,
+            ("weights digest", recorded["weights_digest"]),
+            ("parent", recorded["parent_digest"]),
+            ("probe", recorded["probe"] is not None),
+            ("tokenizer", tokens),
+            *((name, metadata[name]) for name in ("license", "data_source", "data_license")),
+        ],
+        title="Records",
+    )
+
+
+def _show_quality(out: Out, quality: dict[str, Any]) -> None:
+    color = "green" if quality["ship_ready"] else "yellow"
+    ready = "ship-ready" if quality["ship_ready"] else f"not ship-ready (needs {quality['threshold']})"
+    out.text("Quality", bold=True)
+    out.text(f"  {quality['score']} of 100, {ready}", bold=True, color=color)
+    if quality["cap"] is not None:
+        out.text(f"  capped at {quality['cap']}: the tensors contradict the claims", color="red")
+    rows = [
+        [item["part"], item["name"], f"{item['points']}/{item['maximum']}", item["reason"]] for item in quality["items"]
+    ]
+    out.table(["  part", "fact", "points", "why"], [[f"  {row[0]}", *row[1:]] for row in rows], right=["points"])

@@ -1,0 +1,85 @@
+"""The facts that quality is judged by, under one name for every container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apr.formats.base import Checkpoint, Format, Stamp, StampKey
+
+DIMENSION_NAMES: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "hidden_dim", "dim"),
+    "num_layers": ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers"),
+    "num_heads": ("num_attention_heads", "num_heads", "n_head", "n_heads", "decoder_attention_heads"),
+    "num_kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "vocab_size": ("vocab_size", "n_vocab"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+}
+"""APR's name of a dimension to the names that config classes give it (transformers 5, `attribute_map` of each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityStamps:
+    """The three identity stamps of APR metadata; for other containers what `config.json` says in their place."""
+
+    architecture: Stamp | None
+    hf_architecture: Stamp | None
+    hf_model_type: Stamp | None
+
+
+def identity_stamps(checkpoint: Checkpoint) -> IdentityStamps:
+    """The stamps of `checkpoint` under APR's names.
+
+    An `.apr` answers with its own keys only, since those are what other readers look at; a directory or a bare
+    `.safetensors` answers with `architectures[0]` and `model_type`, the latter also as architecture.
+    """
+    found = {stamp.key: stamp for stamp in checkpoint.stamps if stamp.value.strip()}
+    if checkpoint.format is not Format.APR2:
+        model_type = found.get(StampKey.CONFIG_MODEL_TYPE)
+        return IdentityStamps(model_type, found.get(StampKey.CONFIG_ARCHITECTURES), model_type)
+    return IdentityStamps(
+        found.get(StampKey.APR_ARCHITECTURE),
+        found.get(StampKey.APR_HF_ARCHITECTURE),
+        found.get(StampKey.APR_HF_MODEL_TYPE),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dimension as it is written: APR's name, the name it stands under, the value and the place."""
+
+    name: str
+    written_as: str
+    value: int
+    place: str
+
+
+def dimensions(checkpoint: Checkpoint) -> dict[str, Dimension]:
+    """The dimensions that `checkpoint` states, by APR's name; container metadata before the recorded config."""
+    sources: list[tuple[Mapping[str, Any], str]] = [(checkpoint.typed, "metadata")]
+    if checkpoint.config is not None:
+        place = checkpoint.config_place or "config"
+        sources.append((checkpoint.config, place))
+        for part in ("text_config", "decoder"):
+            nested = checkpoint.config.get(part)
+            if isinstance(nested, Mapping):
+                sources.append((nested, f"{place}: {part}"))
+    found: dict[str, Dimension] = {}
+    for values, place in sources:
+        for name, spellings in DIMENSION_NAMES.items():
+            for spelling in spellings:
+                value = values.get(spelling)
+                if name not in found and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                    found[name] = Dimension(name, spelling, value, place)
+    return found
+
+
+def text_stamp(checkpoint: Checkpoint, key: str) -> str | None:
+    """A free text that the container or its config states (`license`, `data_source`, `data_license`), if not blank."""
+    for values in (checkpoint.metadata, checkpoint.config or {}):
+        value = values.get(key)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return None
