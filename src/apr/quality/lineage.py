@@ -115,7 +115,7 @@ def _digest_of(checkpoint: Checkpoint, deep: bool) -> tuple[str, bool]:
 
 
 def _find_parent(link: Link, child: Path, directories: tuple[Path, ...]) -> Path | None:
-    """The recorded path if it exists (as given, then beside the child), else a file of the wanted digest in `directories`."""
+    """The recorded path if it exists (as given, then beside the child), else the wanted digest in `directories`."""
     if link.parent_path is not None:
         for candidate in (Path(link.parent_path), child.parent / link.parent_path):
             if candidate.exists():
