@@ -139,8 +139,13 @@ def _run(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch
 
 
 def _tolerance(*dtypes: str) -> Tolerance:
-    known = [TOLERANCES.get(dtype, TOLERANCES["bfloat16"]) for dtype in dtypes]
+    known = [TOLERANCES.get(dtype, TOLERANCES["bfloat16"]) for dtype in dtypes] or [TOLERANCES["float32"]]
     return max(known, key=lambda tolerance: tolerance.loss_relative)
+
+
+def loss_tolerance(*dtypes: str | None) -> float:
+    """Relative tolerance between two measurements of one loss by models in these dtypes: that of the coarsest."""
+    return _tolerance(*(dtype for dtype in dtypes if dtype is not None)).loss_relative
 
 
 def _vocabulary_size(model: torch.nn.Module) -> int:

@@ -43,6 +43,8 @@ def build_config(config: ResolvedConfig) -> PretrainedConfig:
     require_zoo()
     from transformers import AutoConfig
 
+    from apr.loading.quiet import quiet_zoo
+
     values: dict[str, Any] = {
         key: value for key, value in config.values.items() if key not in {"auto_map", "quantization_config"}
     }
@@ -50,7 +52,8 @@ def build_config(config: ResolvedConfig) -> PretrainedConfig:
     model_type = config.architecture.model_type
     values.pop("model_type", None)
     try:
-        return AutoConfig.for_model(model_type, **values)
+        with quiet_zoo():
+            return AutoConfig.for_model(model_type, **values)
     except AprError:
         raise
     except Exception as error:
