@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class SourceFile:
@@ -18,12 +27,30 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise NotFoundError("no such file", where=str(path), remedy="check the path") from error
+            # O_NONBLOCK: opening a named pipe must not wait for a writer.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _not_found(path) from error
         except OSError as error:
-            raise InputOutputError(f"cannot open the file: {error.strerror}", where=str(path)) from error
-        self.size_bytes = os.fstat(self._descriptor).st_size
+            raise InputOutputError(
+                f"cannot open the file: {error.strerror}",
+                where=str(path),
+                remedy="check the path and your permission to read it",
+            ) from error
+        except ValueError as error:  # A zero byte in the path.
+            raise NotFoundError("no such file: the path holds a zero byte", where=str(path)) from error
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise DamagedFileError(
+                "not a regular file",
+                where=str(path),
+                expected="a regular file",
+                found=_KINDS.get(stat.S_IFMT(status.st_mode), "another kind of file"),
+                invariant="FALSIFY-APR-PRETRAIN-INIT-004",
+                remedy="name the checkpoint file itself",
+            )
+        self.size_bytes = status.st_size
 
     def fileno(self) -> int:
         return self._descriptor
@@ -52,6 +79,12 @@ class SourceFile:
     def read_at(self, offset_bytes: int, size_bytes: int, what: str = "a section") -> bytes:
         """Exactly `size_bytes` bytes at `offset_bytes`."""
         self.check_extent(offset_bytes, size_bytes, what)
+        try:
+            data = os.pread(self._descriptor, size_bytes, offset_bytes)
+        except OSError as error:
+            raise self._unreadable(what, error) from error
+        if len(data) == size_bytes:
+            return data
         buffer = bytearray(size_bytes)
         self.read_into(offset_bytes, memoryview(buffer), what)
         return bytes(buffer)
@@ -63,7 +96,7 @@ class SourceFile:
             try:
                 count = os.preadv(self._descriptor, [target[done:]], offset_bytes + done)
             except OSError as error:
-                raise InputOutputError(f"cannot read {what}: {error.strerror}", where=str(self.path)) from error
+                raise self._unreadable(what, error) from error
             if count == 0:
                 self.check_extent(offset_bytes, len(target), what)
                 raise DamagedFileError(
@@ -72,8 +105,14 @@ class SourceFile:
                     expected=f"{self.size_bytes} bytes, as when it was opened",
                     found=f"{os.fstat(self._descriptor).st_size} bytes",
                     invariant="INV-FILE-INTEGRITY-001",
+                    remedy="let the writer finish, then run again",
                 )
             done += count
+
+    def _unreadable(self, what: str, error: OSError) -> InputOutputError:
+        return InputOutputError(
+            f"cannot read {what}: {error.strerror}", where=str(self.path), remedy="look at the state of the disk"
+        )
 
     def stream(self, offset_bytes: int, size_bytes: int, chunk_bytes: int) -> Iterator[memoryview]:
         """The extent in chunks through one reused buffer; a view is valid until the next one is asked for."""
@@ -85,3 +124,14 @@ class SourceFile:
             self.read_into(offset_bytes + done, view)
             yield view
             done += len(view)
+
+
+def _not_found(path: Path) -> NotFoundError:
+    is_broken_link = os.path.islink(path)
+    return NotFoundError(
+        "the symbolic link points to a file that does not exist" if is_broken_link else "no such file",
+        where=str(path),
+        found=f"a link to {os.readlink(path)}" if is_broken_link else None,
+        invariant="FALSIFY-APR-PRETRAIN-INIT-003",
+        remedy="check the path",
+    )

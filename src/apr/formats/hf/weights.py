@@ -1,0 +1,215 @@
+"""The weight files of a Hugging Face directory: one safetensors file, or shards listed by an index."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from apr.errors import DamagedFileError
+from apr.formats.base import IntegrityProblem, TensorEntry
+from apr.formats.damage import FILE_INTEGRITY, damaged
+from apr.formats.json_text import read_object
+from apr.formats.safetensors.header import read_header
+from apr.storage.reading import SourceFile
+
+SINGLE_FILE_NAME = "model.safetensors"
+INDEX_FILE_NAME = "model.safetensors.index.json"
+
+_LONGEST_INDEX_BYTES = 64 << 20
+_SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
+_PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in."""
+
+    files: tuple[SourceFile, ...]
+    tensors: Mapping[str, TensorEntry]
+    problems: tuple[IntegrityProblem, ...]
+
+
+def open_weights(directory: Path) -> Weights:
+    """The weights in `directory`; the caller closes the files.
+
+    Raises DamagedFileError when there are none, a shard of the index is missing or outside the directory, a listed
+    tensor is not in its shard, or two shards hold the same name.
+    """
+    has_index = os.path.lexists(directory / INDEX_FILE_NAME)
+    if os.path.lexists(directory / SINGLE_FILE_NAME):
+        return _open_single(directory, has_index)
+    if has_index:
+        return _open_sharded(directory)
+    raise _no_weights(directory)
+
+
+def _open_single(directory: Path, has_index: bool) -> Weights:
+    file = SourceFile(directory / SINGLE_FILE_NAME)
+    try:
+        tensors, _ = read_header(file)
+    except BaseException:
+        file.close()
+        raise
+    problems = []
+    if has_index:
+        problems.append(
+            IntegrityProblem(
+                "the directory holds two sets of weights, and loaders differ in which they take",
+                where=str(directory),
+                expected=f"{SINGLE_FILE_NAME} or {INDEX_FILE_NAME}",
+                found="both",
+            )
+        )
+    return Weights((file,), tensors, tuple(problems))
+
+
+def _open_sharded(directory: Path) -> Weights:
+    index_path = directory / INDEX_FILE_NAME
+    index = read_object(index_path, _LONGEST_INDEX_BYTES)
+    weight_map = _weight_map(index_path, index)
+    names = sorted(set(weight_map.values()))
+    _check_shards_exist(directory, index_path, names)
+    files: list[SourceFile] = []
+    try:
+        shards: dict[str, dict[str, TensorEntry]] = {}
+        for name in names:
+            files.append(SourceFile(directory / name))
+            shards[name], _ = read_header(files[-1])
+        tensors = _joined(shards)
+        _check_mapped(index_path, weight_map, shards)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    problems = [*_unlisted(index_path, weight_map, shards), *_stray_shards(directory, names)]
+    problems += _total_size_problems(index_path, index, tensors)
+    return Weights(tuple(files), tensors, tuple(problems))
+
+
+def _weight_map(index_path: Path, index: Mapping[str, Any]) -> Mapping[str, str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        found = f"{weight_map!r:.80}"
+        raise damaged("the index maps no tensors", path=index_path, expected="an object weight_map", found=found)
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not _stays_inside(shard):
+            raise damaged(
+                "a shard name leads outside the directory",
+                path=index_path,
+                place=f"weight_map: {tensor}",
+                expected="the name of a file in this directory",
+                found=f"{shard!r:.120}",
+            )
+    return weight_map
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _check_shards_exist(directory: Path, index_path: Path, names: list[str]) -> None:
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing:
+        raise DamagedFileError(
+            f"{len(missing)} of {len(names)} shards listed in the index are missing",
+            where=str(index_path),
+            expected="every listed shard in the directory",
+            found="missing: " + ", ".join(missing[:8]) + (", …" if len(missing) > 8 else ""),
+            invariant=FILE_INTEGRITY,
+            remedy="fetch the missing shards, or the whole checkpoint, again",
+            facts={"missing_shards": missing},
+        )
+
+
+def _joined(shards: Mapping[str, Mapping[str, TensorEntry]]) -> dict[str, TensorEntry]:
+    tensors: dict[str, TensorEntry] = {}
+    for entries in shards.values():
+        for name, entry in entries.items():
+            other = tensors.setdefault(name, entry)
+            if other is not entry:
+                raise damaged(
+                    "two shards hold a tensor of the same name",
+                    path=entry.file.path,
+                    place=f"tensor {name}",
+                    expected="each tensor in one shard",
+                    found=f"also in {other.file.path.name}",
+                )
+    return tensors
+
+
+def _check_mapped(
+    index_path: Path, weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, TensorEntry]]
+) -> None:
+    absent = [tensor for tensor, shard in weight_map.items() if tensor not in shards[shard]]
+    if absent:
+        raise DamagedFileError(
+            f"{len(absent)} tensors listed in the index are not in their shard",
+            where=f"{index_path}: weight_map: {absent[0]}",
+            expected=f"the tensor in {weight_map[absent[0]]}",
+            found="missing: " + ", ".join(absent[:8]) + (", …" if len(absent) > 8 else ""),
+            invariant=FILE_INTEGRITY,
+            remedy="fetch the index and its shards from the same revision",
+            facts={"missing_tensors": absent},
+        )
+
+
+def _unlisted(
+    index_path: Path, weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, TensorEntry]]
+) -> list[IntegrityProblem]:
+    names = [name for entries in shards.values() for name in entries if name not in weight_map]
+    if not names:
+        return []
+    found = f"{len(names)} more: " + ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    what = "shards hold tensors that the index does not list"
+    return [IntegrityProblem(what, str(index_path), "every stored tensor in weight_map", found)]
+
+
+def _stray_shards(directory: Path, listed: list[str]) -> list[IntegrityProblem]:
+    stray = sorted(name for name in os.listdir(directory) if _SHARD_NAME.fullmatch(name) and name not in listed)
+    if not stray:
+        return []
+    found = ", ".join(stray[:8]) + (", …" if len(stray) > 8 else "")
+    what = "the directory holds shards that the index does not list"
+    return [IntegrityProblem(what, str(directory), f"only shards listed in {INDEX_FILE_NAME}", found)]
+
+
+def _total_size_problems(
+    index_path: Path, index: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
+) -> list[IntegrityProblem]:
+    metadata = index.get("metadata")
+    claimed = metadata.get("total_size") if isinstance(metadata, dict) else None
+    stored = sum(entry.size_bytes for entry in tensors.values())
+    if not isinstance(claimed, (int, float)) or claimed == stored:
+        return []
+    what = "the shards do not hold as many bytes as the index says"
+    return [IntegrityProblem(what, f"{index_path}: metadata.total_size", f"{claimed} bytes", f"{stored} bytes")]
+
+
+def _no_weights(directory: Path) -> DamagedFileError:
+    names = sorted(os.listdir(directory))
+    pickles = [name for name in names if _PICKLE_NAME.fullmatch(name) and name != "training_args.bin"]
+    if pickles:
+        what = "the weights are stored as Python pickles, which can run code when they are read, so they are not read"
+        remedy = (
+            'convert once, where you trust the source: python -c "from transformers import AutoModelForCausalLM as M; '
+            f'M.from_pretrained({str(directory)!r}).save_pretrained({str(directory) + "-safetensors"!r})"'
+        )
+    elif "adapter_model.safetensors" in names:
+        what = "the directory holds an adapter, not a whole model"
+        remedy = "merge the adapter into its base model first (peft: merge_and_unload), then save the merged model"
+    else:
+        what = "the directory holds no weights"
+        remedy = "check the path, or fetch the weight files"
+    listed = ", ".join(pickles or names) or "nothing"
+    return damaged(
+        what,
+        path=directory,
+        expected=f"{SINGLE_FILE_NAME} or {INDEX_FILE_NAME}",
+        found=listed if len(listed) <= 200 else listed[:200] + "…",
+        remedy=remedy,
+    )

@@ -1,0 +1,96 @@
+"""JSON from untrusted files: one object, no repeated key, and every way to fail ends in one clear error.
+
+Infinity and NaN: JSON has no such numbers, and Rust readers refuse a file that holds Python's spelling of them. The
+tagged form `{"__float__": "Infinity"}` is the one transformers writes into `config.json` (`PreTrainedConfig`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apr.formats.damage import damaged
+from apr.storage.reading import SourceFile
+
+_FLOAT_TAG = "__float__"
+_TAGGED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class _RepeatedKeyError(ValueError):
+    pass
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(f"the key {key[:80]!r} twice in one object")
+            seen.add(key)
+    return result
+
+
+def parse_object(data: bytes, *, path: Path, place: str | None = None) -> dict[str, Any]:
+    """The JSON object in `data`, which stands in `path` (at `place`); raises DamagedFileError for anything else."""
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_object_without_repeats)
+    except UnicodeDecodeError as error:
+        found = f"{error.reason} at byte {error.start}"
+        raise damaged("the JSON is not UTF-8 text", path=path, place=place, expected="UTF-8", found=found) from error
+    except RecursionError as error:
+        found = "values nested too deeply to be read"
+        raise damaged("the JSON is nested too deeply", path=path, place=place, expected="JSON", found=found) from error
+    except ValueError as error:
+        found = str(error)[:200]
+        raise damaged("the JSON cannot be read", path=path, place=place, expected="JSON", found=found) from error
+    if not isinstance(document, dict):
+        found = f"a JSON {type(document).__name__}"
+        raise damaged("the JSON is not an object", path=path, place=place, expected="a JSON object", found=found)
+    return document
+
+
+def read_object(path: Path, longest_bytes: int) -> dict[str, Any]:
+    """The JSON object in the file `path`, which may hold at most `longest_bytes`."""
+    return parse_object(read_bounded(path, longest_bytes), path=path)
+
+
+def read_bounded(path: Path, longest_bytes: int) -> bytes:
+    """All bytes of a small side file; a larger one is refused before it is read."""
+    file = SourceFile(path)
+    try:
+        if file.size_bytes > longest_bytes:
+            raise damaged(
+                "the file is larger than its kind ever is",
+                path=path,
+                expected=f"at most {longest_bytes} bytes",
+                found=f"{file.size_bytes} bytes",
+            )
+        return file.read_at(0, file.size_bytes, "the file")
+    finally:
+        file.close()
+
+
+def with_tagged_floats(value: Any) -> Any:
+    """`value` with every infinite or undefined float in the tagged form, so that it is JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT_TAG: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, Mapping):
+        return {key: with_tagged_floats(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_tagged_floats(item) for item in value]
+    return value
+
+
+def without_tagged_floats(value: Any) -> Any:
+    """The reverse of `with_tagged_floats`."""
+    if isinstance(value, Mapping):
+        if len(value) == 1 and isinstance(tag := value.get(_FLOAT_TAG), str) and tag in _TAGGED_FLOATS:
+            return _TAGGED_FLOATS[tag]
+        return {key: without_tagged_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_tagged_floats(item) for item in value]
+    return value

@@ -1,0 +1,94 @@
+"""From a path to an open checkpoint: what a file is shows in its first bytes, a directory in its contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apr.errors import InputOutputError, NotFoundError
+from apr.formats.apr2.layout import MAGIC, OLDER_MAGICS
+from apr.formats.apr2.read import read_apr2
+from apr.formats.base import Checkpoint
+from apr.formats.damage import MAGIC_VALID, damaged
+from apr.formats.hf.read import read_hf_directory
+from apr.formats.safetensors.header import looks_like_safetensors
+from apr.formats.safetensors.read import read_safetensors
+from apr.storage.reading import SourceFile
+
+_START_BYTES = 64
+
+# Files people have that are not read: first bytes, what it is, the way out.
+_UNREAD_FORMATS = (
+    (
+        b"GGUF",
+        "a GGUF file, which is not read yet",
+        "name the model it was made from: its Hugging Face directory or .apr file",
+    ),
+    (
+        b"PK\x03\x04",
+        "a PyTorch archive; it holds Python pickles, which can run code when they are read, so it is not read",
+        "save the model as safetensors first (transformers: save_pretrained)",
+    ),
+    (
+        b"\x80\x02",
+        "a Python pickle, which can run code when it is read, so it is not read",
+        "save the model as safetensors first (transformers: save_pretrained)",
+    ),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file it points to",
+        "fetch the file itself: git lfs pull",
+    ),
+)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`: an APR v2 file, a `.safetensors` file, or a Hugging Face directory.
+
+    Only headers are read. Raises NotFoundError when nothing is there, DamagedFileError for a file of no known format
+    or one that contradicts itself, InputOutputError when the operating system refuses.
+    """
+    path = Path(path)
+    try:
+        is_directory = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise NotFoundError("no such file", where=str(path), found=str(error), remedy="check the path") from error
+    if is_directory:
+        return _open_directory(path)
+    start, size_bytes = _start_of(path)
+    if start.startswith(MAGIC) or start[:4] in OLDER_MAGICS or not start:
+        return read_apr2(path)
+    for magic, what, remedy in _UNREAD_FORMATS:
+        if start.startswith(magic):
+            found = repr(start[:16])
+            raise damaged(what, path=path, expected=_EXPECTED, found=found, invariant=MAGIC_VALID, remedy=remedy)
+    if path.suffix == ".safetensors" or looks_like_safetensors(start, size_bytes):
+        return read_safetensors(path)
+    raise damaged(
+        "the file is of no known format",
+        path=path,
+        offset_bytes=0,
+        expected=_EXPECTED,
+        found=f"a file that begins with {start[:16]!r}",
+        invariant=MAGIC_VALID,
+        remedy="check that the path names the checkpoint itself",
+    )
+
+
+_EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors file, or a Hugging Face directory"
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    try:
+        return read_hf_directory(path)
+    except OSError as error:
+        raise InputOutputError(
+            f"cannot read the directory: {error.strerror}", where=str(path), remedy="check your permission to read it"
+        ) from error
+
+
+def _start_of(path: Path) -> tuple[bytes, int]:
+    file = SourceFile(path)
+    try:
+        return file.read_at(0, min(file.size_bytes, _START_BYTES), "the first bytes"), file.size_bytes
+    finally:
+        file.close()

@@ -1,0 +1,50 @@
+"""Open a single safetensors file as a checkpoint, without any file that may stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from apr.formats.base import Checkpoint, Format, Stamp, StampKey
+from apr.formats.safetensors.header import METADATA_KEY, read_header
+from apr.storage.reading import SourceFile
+
+_STAMP_KEYS = {
+    "architecture": StampKey.APR_ARCHITECTURE,
+    "hf_architecture": StampKey.APR_HF_ARCHITECTURE,
+    "hf_model_type": StampKey.APR_HF_MODEL_TYPE,
+    "model_type": StampKey.CONFIG_MODEL_TYPE,
+}
+
+
+def read_safetensors(path: Path) -> Checkpoint:
+    """The checkpoint in the one file `path`: tensors, and stamps where `__metadata__` holds some.
+
+    A `config.json` in the same directory is not read, as nothing ties it to this file: name the directory for that.
+    Raises DamagedFileError where the header contradicts itself or the file's size.
+    """
+    file = SourceFile(Path(path))
+    try:
+        tensors, metadata = read_header(file)
+    except BaseException:
+        file.close()
+        raise
+    return Checkpoint(
+        path=file.path,
+        format=Format.SAFETENSORS,
+        files=(file,),
+        tensors=MappingProxyType(tensors),
+        stamps=_stamps(metadata),
+        config=None,
+        config_place=None,
+        metadata=MappingProxyType(metadata),
+    )
+
+
+def _stamps(metadata: Mapping[str, str]) -> tuple[Stamp, ...]:
+    return tuple(
+        Stamp(key, metadata[name], f"safetensors {METADATA_KEY}: {name}")
+        for name, key in _STAMP_KEYS.items()
+        if metadata.get(name)
+    )
