@@ -94,8 +94,8 @@ def train_command(
     _warn_not_text(out, trained.files_not_text)
     if trained.vocabulary_size < trained.requested_vocabulary_size:
         out.warning(
-            f"the corpus gave {trained.vocabulary_size} tokens, fewer than the {trained.requested_vocabulary_size} asked"
-            f" for: use more text or a lower --min-frequency"
+            f"the corpus gave {trained.vocabulary_size} tokens of the {trained.requested_vocabulary_size} asked for: "
+            "use more text or a lower --min-frequency"
         )
     out.document("apr.tokenize-train/1", trained.to_json())
     out.pairs(
@@ -112,9 +112,7 @@ def train_command(
 
 @command.command("encode-corpus", help="Encode a corpus into token shards for `apr pretrain --dataset`.")
 @_corpus_options
-@click.option(
-    "--tokenizer", type=PATH, required=True, help="Directory with tokenizer.json (or vocab.json, merges.txt)."
-)
+@click.option("--tokenizer", type=PATH, required=True, help="Folder with tokenizer.json (or vocab.json, merges.txt).")
 @click.option(
     "--output", "-o", type=PATH, required=True, help="New directory to write; it appears whole or not at all."
 )
@@ -141,6 +139,7 @@ def train_command(
 @click.pass_obj
 def encode_command(
     out: Out,
+    /,
     quiet: bool,
     num_workers: int | None,
     estimate_only: bool,

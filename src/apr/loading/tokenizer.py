@@ -94,9 +94,9 @@ def build_tokenizer(files: Mapping[str, bytes], *, where: str = "the tokenizer")
             "this needs the tokenizers library, which is not installed", remedy="pip install 'apr[train]'"
         ) from error
     if "tokenizer.json" in files:
-        try:
+        try:  # tokenizers raises bare Exception for every kind of damage
             return Tokenizer.from_str(files["tokenizer.json"].decode())
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of damage
+        except Exception as error:
             raise _damaged(f"{where}: tokenizer.json", str(error)) from error
     vocabulary = _json_object(files, "vocab.json", where)
     try:
@@ -105,7 +105,7 @@ def build_tokenizer(files: Mapping[str, bytes], *, where: str = "the tokenizer")
         merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[header:] if line)]
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
         added = _added_tokens(files, where)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
         raise _damaged(f"{where}: vocab.json and merges.txt", str(error)) from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -139,7 +139,7 @@ def end_of_document_token(files: Mapping[str, bytes], tokenizer: Tokenizer) -> N
     """The token that ends a document: the declared `eos_token` when it is one of the known spellings, else the first
     known spelling in the vocabulary, else the declared one, else None."""
     declared = declared_token(files, "eos_token")
-    candidates = [declared] if declared in END_OF_DOCUMENT_TOKENS else []
+    candidates: list[str | None] = [declared] if declared in END_OF_DOCUMENT_TOKENS else []
     candidates += [*END_OF_DOCUMENT_TOKENS, declared]
     return _first_known(tokenizer, candidates)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 
 # Extensions a source tree is searched for when no --glob is given: text that people write.
-TREE_EXTENSIONS = frozenset(
-    (
-        ".c .cc .cfg .cpp .cs .css .go .h .hpp .html .ini .java .js .jsx .kt .lua .md .php .pl .py .pyi .r .rb .rs .rst"
-        " .scala .sh .sql .swift .tex .toml .ts .tsx .txt .xml .yaml .yml .jsonl .ndjson .parquet"
-    ).split()
+TREE_EXTENSIONS = (
+    frozenset([".c", ".cc", ".cpp", ".cs", ".go", ".h", ".hpp", ".java", ".js", ".jsx", ".kt", ".lua", ".php", ".pl"])
+    | frozenset([".py", ".pyi", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx"])
+    | frozenset([".cfg", ".css", ".html", ".ini", ".md", ".rst", ".tex", ".toml", ".txt", ".xml", ".yaml", ".yml"])
+    | frozenset([".jsonl", ".ndjson", ".parquet"])
 )
 
 

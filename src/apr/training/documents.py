@@ -92,7 +92,7 @@ def _jsonl(path: Path, content_field: str) -> Iterator[tuple[str, str]]:
 
 def _parquet(path: Path, content_field: str) -> Iterator[tuple[str, str]]:
     try:
-        import pyarrow
+        import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("Parquet corpora need pyarrow", remedy="pip install 'apr[train]'") from error
