@@ -79,8 +79,9 @@ def show(out: Out, identifier: str) -> None:
 @click.pass_obj
 def check(out: Out) -> None:
     """Are the contracts sound, and is every clause bound to a test? Problems give exit code 5."""
-    from apr.contracts.audit import audit_bindings, audit_contracts, read_all
-    from apr.contracts.load import contracts_directory
+    from apr.contracts.audit import audit_bindings, audit_contracts, audit_source, read_all
+    from apr.contracts.bindings import scan_source
+    from apr.contracts.load import PACKAGE_DIRECTORY, contracts_directory
     from apr.contracts.overview import scan_own_tests
     from apr.errors import RefusedError
     from apr.gates.table import GATES
@@ -88,6 +89,8 @@ def check(out: Out) -> None:
     contracts, problems = read_all(contracts_directory())
     problems += audit_contracts(contracts)
     bindings = scan_own_tests()
+    if contracts:
+        problems += audit_source(contracts, scan_source(PACKAGE_DIRECTORY))
     if bindings is not None and contracts:
         problems += audit_bindings(contracts, bindings, [gate.id for gate in GATES])
     clauses = sum(len(contract.clauses) for contract in contracts)

@@ -48,7 +48,9 @@ def command(out: Out, identifier: str, record: Path | None) -> None:
 def _print(out: Out, found: Explanation) -> None:
     clause = found.clause
     out.text(f"{clause.id}  {clause.title}", bold=True)
-    if found.asked != clause.id:
+    if found.asked in clause.aliases:
+        out.text(f"({found.asked} is another id of it)")
+    elif found.asked != clause.id:
         out.text(f"({found.asked} is an experiment that could show it false)")
     for label, text in (
         ("holds", clause.rule),

@@ -75,6 +75,16 @@ def audit_bindings(
     )
 
 
+def audit_source(contracts: tuple[Contract, ...], named: Iterable[tuple[str, str]]) -> tuple[Problem, ...]:
+    """Ids that the source can put into a message and nobody can explain. named: (id, place) of `scan_source`."""
+    index = clause_index(contracts)
+    return tuple(
+        Problem("CONTRACT-UNKNOWN-ID", place, f"{identifier}: no contract knows this id")
+        for identifier, place in named
+        if identifier not in index
+    )
+
+
 def _duplicates(contracts: tuple[Contract, ...]) -> Iterator[Problem]:
     for name, count in Counter(contract.contract for contract in contracts).items():
         if count > 1:
@@ -117,7 +127,7 @@ def _unbound(contracts: tuple[Contract, ...], bindings: list[Binding]) -> Iterat
     named = {binding.id for binding in bindings}
     for contract in contracts:
         for clause in contract.clauses:
-            by_clause = clause.id in named and len(clause.falsifiers) == 1
+            by_clause = bool(clause.ids & named) and len(clause.falsifiers) == 1
             for falsifier in clause.falsifiers:
                 if falsifier.id not in named and not by_clause:
                     message = f"no test is marked with it (clause {clause.id}, {contract.contract})"
@@ -127,12 +137,12 @@ def _unbound(contracts: tuple[Contract, ...], bindings: list[Binding]) -> Iterat
 def _gate_problems(contracts: tuple[Contract, ...], bindings: list[Binding], gate_ids: list[str]) -> Iterator[Problem]:
     planted = {binding.id for binding in bindings if binding.marker is Marker.PLANTED_DEFECT}
     clauses = {clause.id: clause for contract in contracts for clause in contract.clauses}
-    for gate_id in gate_ids:
+    for gate_id in dict.fromkeys(gate_ids):
         clause = clauses.get(gate_id)
         if clause is None or clause.gate is None:
             yield Problem("CONTRACT-GATE", gate_id, "a gate has this id, no clause names that gate")
-        accepted = {gate_id} | ({each.id for each in clause.falsifiers} if clause is not None else set())
-        if not accepted & planted:
+        accepted = clause.ids if clause is not None else {gate_id}
+        if not planted.intersection(accepted):
             message = "no test marked planted_defect turns this gate red"
             yield Problem("CONTRACT-NO-PLANTED-DEFECT", gate_id, message)
     for clause in clauses.values():

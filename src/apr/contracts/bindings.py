@@ -7,6 +7,7 @@ tests, in a module's `pytestmark`, or in the `marks=` of a `pytest.param`.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ class Marker(StrEnum):
     PLANTED_DEFECT = "planted_defect"
 
 
+PUBLIC_ID = re.compile(r"(INV|GATE|FALSIFY)(-[A-Z0-9]+)+")
 MARKERS = tuple(marker.value for marker in Marker)
 
 
@@ -47,11 +49,25 @@ def scan_tests(directory: Path, root: Path | None = None) -> tuple[Binding, ...]
     return tuple(sorted(found, key=lambda each: (each.test, each.line, each.marker, each.id or "")))
 
 
-def _scan_file(path: Path, node: str) -> Iterator[Binding]:
+def scan_source(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Every text literal in the source under `directory` that is an id, with its file and line."""
+    found: set[tuple[str, str]] = set()
+    for path in sorted(directory.rglob("*.py")):
+        for node in ast.walk(_parse(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and PUBLIC_ID.fullmatch(node.value):
+                found.add((node.value, f"{path.relative_to(directory).as_posix()} (line {node.lineno})"))
+    return tuple(sorted(found))
+
+
+def _parse(path: Path) -> ast.Module:
     try:
-        module = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise DamagedFileError("a test file cannot be parsed", where=str(path), found=str(error)) from error
+        raise DamagedFileError("a Python file cannot be parsed", where=str(path), found=str(error)) from error
+
+
+def _scan_file(path: Path, node: str) -> Iterator[Binding]:
+    module = _parse(path)
     yield from _scan_body(module.body, node, _pytestmark(module.body))
 
 

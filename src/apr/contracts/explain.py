@@ -48,13 +48,12 @@ def explain(
     if asked not in index:
         raise unknown_id(identifier, contracts)
     contract, clause = index[asked]
-    wanted = {clause.id, *(each.id for each in clause.falsifiers)}
     return Explanation(
         asked=asked,
         contract=contract,
         clause=clause,
         status=next(each for each in status if each.id == clause.id),
-        tests=tuple(each for each in bindings if each.id in wanted),
+        tests=tuple(each for each in bindings if each.id in clause.ids),
     )
 
 

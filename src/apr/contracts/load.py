@@ -62,7 +62,7 @@ def read_contract(path: Path) -> Contract:
     except ValueError as error:
         raise _damaged(path, [str(error)]) from error
     faults += [f"{key}: status is computed from the last recorded run, never typed" for key in _status_keys(document)]
-    contract = _validate(document, faults)
+    contract = _validate(_without_status(document), faults)
     if contract is not None and contract.contract != path.stem:
         faults.append(f"contract: says {contract.contract!r}, the file is named {path.name}")
     if faults or contract is None:
@@ -71,11 +71,11 @@ def read_contract(path: Path) -> Contract:
 
 
 def clause_index(contracts: tuple[Contract, ...]) -> Mapping[str, tuple[Contract, Clause]]:
-    """Clause ids and falsifier ids to the contract and clause they belong to."""
+    """Ids of clauses, their aliases and falsifiers, to the contract and clause they belong to."""
     index: dict[str, tuple[Contract, Clause]] = {}
     for contract in contracts:
         for clause in contract.clauses:
-            for name in (clause.id, *(each.id for each in clause.falsifiers)):
+            for name in sorted(clause.ids):
                 index.setdefault(name, (contract, clause))
     return index
 
@@ -122,10 +122,12 @@ def _validate(document: Any, faults: list[str]) -> Contract | None:
     try:
         return Contract.model_validate(document)
     except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            place = ".".join(str(part) for part in fault["loc"]) or "document"
-            if str(fault["loc"][-1] if fault["loc"] else "") not in STATUS_KEYS:
-                faults.append(f"{place}: {fault['msg']}")
+        found = error.errors(include_url=False)
+        for fault in found:
+            place = fault["loc"]
+            inside = [other for other in found if other is not fault and other["loc"][: len(place)] == place]
+            if fault["type"] != "too_short" or not inside:
+                faults.append(f"{'.'.join(str(part) for part in place) or 'document'}: {fault['msg']}")
         return None
 
 
@@ -139,6 +141,12 @@ def _status_keys(document: Any, place: str = "") -> Iterator[str]:
     elif isinstance(document, list):
         for number, value in enumerate(document):
             yield from _status_keys(value, f"{place}.{number}")
+
+
+def _without_status(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _without_status(value) for key, value in document.items() if key not in STATUS_KEYS}
+    return [_without_status(value) for value in document] if isinstance(document, list) else document
 
 
 def _damaged(path: Path, faults: list[str]) -> DamagedFileError:

@@ -61,6 +61,7 @@ class Clause(_Strict):
     """One promise. rule: one sentence. gate: module in `apr.gates` that enforces it, None for other means.
 
     refusal: what it means for the user when the clause is the one that refuses. remedy: what to do then.
+    aliases: other ids of the same promise that the founding project uses.
     """
 
     id: Identifier
@@ -73,7 +74,13 @@ class Clause(_Strict):
     ship_blocking: bool
     gate: ModuleName | None = None
     falsifiers: tuple[Falsifier, ...] = Field(min_length=1)
+    aliases: tuple[Identifier, ...] = ()
     see_also: tuple[Identifier, ...] = ()
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Every id that means this clause: its own, its aliases', its falsifiers'."""
+        return frozenset({self.id, *self.aliases, *(each.id for each in self.falsifiers)})
 
 
 class NotAdopted(_Strict):
@@ -98,7 +105,8 @@ class Contract(_Strict):
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Clause ids, then falsifier ids that differ from their clause's, in file order."""
+        """Clause ids, then aliases and the falsifier ids that differ from their clause's, in file order."""
         own = [clause.id for clause in self.clauses]
-        others = [each.id for clause in self.clauses for each in clause.falsifiers if each.id != clause.id]
+        others = [each for clause in self.clauses for each in clause.aliases]
+        others += [each.id for clause in self.clauses for each in clause.falsifiers if each.id != clause.id]
         return tuple(own + others)

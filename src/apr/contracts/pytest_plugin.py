@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "falsifies(id, ...): can show the contract clause or falsifier with that id false"
+    )
+    config.addinivalue_line(
+        "markers", "planted_defect(id, ...): plants a defect that must turn the gate with that id red"
+    )
     path = config.getoption("--record-contract-status")
     if path is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(config.invocation_params.dir / path), "apr-contract-recorder")

@@ -84,8 +84,7 @@ def _clause_status(
 def _outcomes_of(clause: Clause, record: RunRecord | None) -> tuple[TestOutcome, ...]:
     if record is None:
         return ()
-    wanted = {clause.id, *(each.id for each in clause.falsifiers)}
-    return tuple(each for each in record.tests if any(wanted.intersection(ids) for ids in each.ids.values()))
+    return tuple(each for each in record.tests if any(clause.ids.intersection(ids) for ids in each.ids.values()))
 
 
 def _judge(
@@ -106,13 +105,12 @@ def _judge(
 
 
 def _left_out(clause: Clause, outcomes: tuple[TestOutcome, ...], bindings: list[Binding] | None) -> list[str]:
-    wanted = {clause.id, *(each.id for each in clause.falsifiers)}
     ran = {each.test for each in outcomes}
-    return sorted({each.test for each in bindings or () if each.id in wanted and each.test not in ran})
+    return sorted({each.test for each in bindings or () if each.id in clause.ids and each.test not in ran})
 
 
 def _has_passed(clause: Clause, falsifier_id: str, outcomes: tuple[TestOutcome, ...]) -> bool:
-    accepted = {falsifier_id, clause.id} if len(clause.falsifiers) == 1 else {falsifier_id}
+    accepted = clause.ids if len(clause.falsifiers) == 1 else {falsifier_id}
     return any(
         each.outcome == "passed" and any(accepted.intersection(ids) for ids in each.ids.values()) for each in outcomes
     )
