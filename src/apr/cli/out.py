@@ -6,21 +6,22 @@ stdout carries the answer, stderr everything else. Text from files is escaped he
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from apr.cli.progress import Progress, open_progress
 from apr.errors import AprError, RefusedError, escape_control
-from apr.gates.finding import Finding, Status
 
-MARKS = {Status.PASS: ("ok", "green"), Status.REFUSE: ("REFUSED", "red"), Status.UNCHECKED: ("unchecked", "yellow")}
+if TYPE_CHECKING:
+    from apr.cli.progress import Progress
+    from apr.gates.finding import Finding
+
+MARKS = {"pass": ("ok", "green"), "refuse": ("REFUSED", "red"), "unchecked": ("unchecked", "yellow")}
 ERROR_SCHEMA = "apr.error/1"
 
 
@@ -51,8 +52,7 @@ class Out:
     def document_line(self, schema: str, body: Mapping[str, Any]) -> None:
         """One of several answers, each a JSON document on a line of its own, for commands that take many paths."""
         if self.is_json:
-            self.has_answered = True
-            _print(json.dumps(plain_json({"schema": schema, **body}), allow_nan=False, default=str))
+            self._write_document({"schema": schema, **body}, indent=None)
 
     def text(self, line: str = "", *, bold: bool = False, color: str | None = None) -> None:
         """One line of the answer; control characters other than the line's end are escaped."""
@@ -105,6 +105,8 @@ class Out:
     @contextmanager
     def progress(self, description: str, total: int | None, unit: str = "") -> Iterator[Progress]:
         """Progress on stderr: a bar on a terminal once it took a second, a plain line per interval elsewhere."""
+        from apr.cli.progress import open_progress
+
         with open_progress(escape_control(description), total, unit, color=_color()) as progress:
             yield progress
 
@@ -122,18 +124,20 @@ class Out:
         if not self.is_json:
             _print(line)
 
-    def _write_document(self, body: Mapping[str, Any]) -> None:
+    def _write_document(self, body: Mapping[str, Any], indent: int | None = 2) -> None:
+        import json
+
         self.has_answered = True
-        _print(json.dumps(plain_json(body), indent=2, allow_nan=False, default=str))
+        _print(json.dumps(plain_json(body), indent=indent, allow_nan=False, default=str))
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """The one rendering of gate findings, for every command; refusals show both sides and the remedy."""
     for finding in findings:
-        mark, color = MARKS[finding.status]
+        mark, color = MARKS[finding.status.value]
         message = escape_control(finding.message)
-        yield f"{_styled(f'{mark:<9}', color=color, bold=finding.status is Status.REFUSE)} {finding.id}  {message}"
-        if finding.status is Status.PASS:
+        yield f"{_styled(f'{mark:<9}', color=color, bold=mark == 'REFUSED')} {finding.id}  {message}"
+        if mark == "ok":
             continue
         sides = (("expected", finding.expected), ("found", finding.found), ("next", finding.remedy))
         for label, value in sides:
@@ -144,6 +148,8 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 def finding_from_json(document: Mapping[str, Any]) -> Finding:
     """A finding from its JSON form (`Finding.to_json`), as errors carry it."""
+    from apr.gates.finding import Finding, Status
+
     return Finding(**{**document, "status": Status(document["status"])})
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRow:
+class CommandRow(NamedTuple):
     """One command: its name, where it is defined, the help section it stands in and its one line of help."""
 
     name: str
@@ -67,6 +68,8 @@ class TableGroup(click.Group):
                 formatter.write_dl([(row.name, row.help) for row in self.rows.values() if row.section == section])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         options = click.Command.shell_complete(self, ctx, incomplete)
         names = [row for row in self.rows.values() if row.name.startswith(incomplete)]
         return [CompletionItem(row.name, help=row.help) for row in names] + options
