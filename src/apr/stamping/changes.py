@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -73,7 +73,7 @@ def checked_changes(changes: StampChanges) -> StampChanges:
         )
     _check_settings(changes.settings)
     problems: list[RefusedError] = []
-    cleaned: dict[str, str] = {name: value.strip() for name, value in changes.identity.items()}
+    cleaned: dict[str, Any] = {name: value.strip() for name, value in changes.identity.items()}
     for name in cleaned:
         if not cleaned[name]:
             raise UsageError("an empty stamp says nothing", where=OPTIONS[name], remedy=f"give {OPTIONS[name]} a value")
@@ -113,6 +113,17 @@ def parse_setting(text: str) -> tuple[str, Any]:
             found=f"{value!r}: {error}",
             remedy=f"--set '{key}={json.dumps(value)}' for a text",
         ) from error
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Each `KEY=JSON` of `texts`; UsageError when a key comes twice."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, value = parse_setting(text)
+        if key in settings:
+            raise UsageError("a key is set twice", where=f"--set {key}", expected="one value for each key")
+        settings[key] = value
+    return settings
 
 
 def _refuse_constant(name: str) -> Any:

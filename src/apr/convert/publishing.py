@@ -1,0 +1,123 @@
+"""A result appears under its name only when it is complete and checked: written beside, verified, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
+
+
+def check_output(source: Path, output: Path, *, force: bool) -> None:
+    """Raise before any work is done when `output` cannot be published.
+
+    UsageError when it is the source itself or lies inside it, RefusedError when it exists and `force` is off or it is
+    a directory that is no checkpoint, NotFoundError when its parent does not exist.
+    """
+    real_source, real_output = source.resolve(), output.resolve()
+    if real_output == real_source or real_source in real_output.parents:
+        raise UsageError(
+            "the output is the input",
+            where=str(output),
+            expected="another path",
+            found=str(source),
+            remedy="name another path with -o; `apr stamp --in-place` changes a checkpoint where it stands",
+        )
+    if not output.parent.is_dir():
+        raise NotFoundError(
+            "the directory of the output does not exist",
+            where=str(output.parent),
+            remedy=f"mkdir -p {output.parent}",
+        )
+    if not os.path.lexists(output):
+        return
+    if not force:
+        raise RefusedError(
+            "the output exists already",
+            where=str(output),
+            expected="a path that does not exist",
+            found="a directory" if output.is_dir() else "a file",
+            remedy="name another path with -o, or add --force to replace it",
+        )
+    if output.is_dir() and not (output / "config.json").is_file() and any(output.iterdir()):
+        raise RefusedError(
+            "the output is a directory that is no checkpoint, and is not replaced even with --force",
+            where=str(output),
+            expected="a checkpoint directory (it holds config.json), or an empty one",
+            found=f"a directory with {sum(1 for _ in output.iterdir())} entries and no config.json",
+            remedy="name another path with -o",
+        )
+
+
+def check_writable(target: Path) -> None:
+    """Raise InputOutputError unless `target` and its directory may be written (a rename would go past its mode)."""
+    is_read_only = not target.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    if is_read_only or not os.access(target, os.W_OK):
+        raise InputOutputError("the file is read-only", where=str(target), remedy=f"chmod u+w {target}, or use -o OUT")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputOutputError(
+            "the directory of the file is read-only", where=str(target.parent), remedy=f"chmod u+w {target.parent}"
+        )
+
+
+@contextmanager
+def published(target: Path) -> Iterator[Path]:
+    """Yield a free path beside `target`; what the body writes there (file or directory) becomes `target` at the end.
+
+    An existing file, empty directory or checkpoint directory at `target` is replaced, its file mode kept. On any
+    exception what the body wrote is removed and `target` stays as it was.
+    """
+    beside = target.parent / f".apr-{secrets.token_hex(6)}.tmp"
+    try:
+        yield beside
+        _rename(beside, target)
+    except OSError as error:
+        raise _refused_by_system(error, target) from error
+    finally:
+        _remove(beside)
+
+
+def _rename(beside: Path, target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        retired = beside.with_suffix(".old")
+        target.rename(retired)
+        try:
+            beside.rename(target)
+        except BaseException:
+            retired.rename(target)
+            raise
+        _remove(retired)
+    else:
+        if target.is_file():
+            beside.chmod(stat.S_IMODE(target.stat().st_mode))
+        beside.replace(target)
+    sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refused_by_system(error: OSError, target: Path) -> InputOutputError:
+    return InputOutputError(
+        f"cannot write the result: {error.strerror or error}",
+        where=str(error.filename or target),
+        remedy="make room or change the rights, then run again; nothing was changed",
+    )

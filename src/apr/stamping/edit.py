@@ -1,0 +1,112 @@
+"""What a stamp will make of one checkpoint, decided before anything is written; one editor for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from apr.errors import UsageError
+from apr.formats.base import Checkpoint, Stamp, StampKey
+from apr.stamping.changes import IDENTITY_FIELDS, OPTIONS, StampChanges
+from apr.stamping.history import Change
+from apr.storage.checksums import blake3_hex
+
+CONFIG_KEYS: Mapping[str, StampKey] = {
+    "hf_architecture": StampKey.CONFIG_ARCHITECTURES,
+    "hf_model_type": StampKey.CONFIG_MODEL_TYPE,
+}
+"""Field of StampChanges to the stamp of a Hugging Face config that says the same."""
+
+METADATA_KEYS: Mapping[str, StampKey] = {
+    "architecture": StampKey.APR_ARCHITECTURE,
+    "hf_architecture": StampKey.APR_HF_ARCHITECTURE,
+    "hf_model_type": StampKey.APR_HF_MODEL_TYPE,
+}
+"""Field of StampChanges to the stamp of container metadata that says the same."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """before: as it stands on disk. after: the facts as they will stand; its tensors are still those of `before`.
+
+    tokenizer_files: the files to record, None to keep what is recorded. notes: what the user should know.
+    """
+
+    before: Checkpoint
+    after: Checkpoint
+    changes: tuple[Change, ...]
+    tokenizer_files: Mapping[str, bytes] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """How one format is stamped.
+
+    plan: the edit that makes the changes. record: the edit with one more history entry. write: the edited checkpoint
+    at a free path. write_in_place: changes it where it stands and yields it to be checked, all or nothing; None when
+    the way is to write beside and rename.
+    """
+
+    plan: Callable[[Checkpoint, StampChanges, Mapping[str, bytes] | None], Edit]
+    record: Callable[[Edit, Mapping[str, Any]], Edit]
+    write: Callable[[Edit, Path], None]
+    write_in_place: Callable[[Edit], AbstractContextManager[Path]] | None = None
+
+
+def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: str) -> tuple[Stamp, ...]:
+    """`stamps` with the new `values`; a key that had no stamp gets one at `place`."""
+    kept = [replace(stamp, value=values.get(stamp.key, stamp.value)) for stamp in stamps]
+    present = {stamp.key for stamp in stamps}
+    added = [Stamp(key, value, f"{place}: {key.value}") for key, value in values.items() if key not in present]
+    return (*kept, *added)
+
+
+def config_changes(config: Mapping[str, Any], changes: StampChanges) -> dict[str, Any]:
+    """What `changes` sets in a Hugging Face config: `architectures`, `model_type`, and provenance that stands there."""
+    new: dict[str, Any] = {}
+    if changes.hf_architecture is not None:
+        new["architectures"] = [changes.hf_architecture]
+    if changes.hf_model_type is not None:
+        new["model_type"] = changes.hf_model_type
+    new |= {key: value for key, value in changes.provenance.items() if key in config}
+    return new
+
+
+def rope_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` with a new rope base, when `settings` has one and the config keeps it there.
+
+    The base stands in `rope_parameters` since transformers 5 and at the top before; a file must not say two things.
+    """
+    rope = config.get("rope_parameters")
+    if "rope_theta" in settings and isinstance(rope, Mapping) and "rope_theta" in rope:
+        return {"rope_parameters": {**rope, "rope_theta": settings["rope_theta"]}}
+    return {}
+
+
+def tokenizer_change(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> Change | None:
+    """The change to a recorded tokenizer; file names and digests stand for its files, which are large."""
+    previous = {name: f"blake3:{blake3_hex(data)}" for name, data in checkpoint.tokenizer_files().items()}
+    new = {name: f"blake3:{blake3_hex(data)}" for name, data in files.items()}
+    return None if previous == new else Change("tokenizer", previous or None, new, was_absent=not previous)
+
+
+def refuse_fields(checkpoint: Checkpoint, changes: StampChanges, fields: tuple[str, ...], reason: str) -> None:
+    """Raise UsageError when `changes` sets one of `fields`, which have no place in this format."""
+    given = [OPTIONS[name] for name in fields if getattr(changes, name) is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} cannot be stamped on this format",
+            where=str(checkpoint.path),
+            expected="stamps that the format has a place for",
+            found=reason,
+            remedy=f"apr import {checkpoint.path} -o X.apr, then stamp X.apr",
+        )
+
+
+def stamps_given(changes: StampChanges, keys: Mapping[str, StampKey]) -> dict[StampKey, str]:
+    """The identity stamps in `changes` that `keys` names, by stamp key."""
+    return {keys[name]: changes.identity[name] for name in IDENTITY_FIELDS if name in keys and name in changes.identity}

@@ -1,0 +1,141 @@
+"""Stamping an APR v2 file: typed keys, and the embedded Hugging Face config kept in agreement with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.errors import UsageError
+from apr.formats.apr2.layout import Flags
+from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
+from apr.formats.apr2.metadata import HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
+from apr.formats.apr2.read import CONFIG_KEY
+from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
+from apr.formats.apr2.write import write_apr2
+from apr.formats.base import Checkpoint
+from apr.formats.dtypes import DType
+from apr.formats.json_text import without_tagged_floats
+from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
+from apr.formats.writing import TensorToWrite, copy_of, tensor_from_bytes
+from apr.stamping.changes import StampChanges
+from apr.stamping.edit import (
+    CONFIG_KEYS,
+    METADATA_KEYS,
+    Edit,
+    Editor,
+    config_changes,
+    restamped,
+    rope_settings,
+    stamps_given,
+    tokenizer_change,
+)
+from apr.stamping.history import change_of
+
+METADATA_PLACE = "APR metadata"
+FLAGS_OFFSET_BYTES = 6
+TOKENIZER_KEY_PREFIX = "tokenizer."
+
+
+def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
+    """The edit of an `.apr`; raises UsageError when a setting of a typed key has another type."""
+    metadata = dict(checkpoint.metadata)
+    wanted: dict[str, Any] = {**changes.identity, **changes.provenance, **changes.settings}
+    _check_typed(checkpoint, changes.settings)
+    found = [change_of("metadata", metadata, key, value) for key, value in wanted.items()]
+    metadata |= wanted
+    config = metadata.get(CONFIG_KEY)
+    stamps = restamped(checkpoint.stamps, stamps_given(changes, METADATA_KEYS), METADATA_PLACE)
+    if isinstance(config, Mapping):
+        new = config_changes(config, changes) | _settings_of_config(config, changes.settings)
+        found += [change_of(CONFIG_KEY, config, key, value) for key, value in new.items()]
+        config = {**config, **new}
+        metadata[CONFIG_KEY] = config
+        stamps = restamped(stamps, stamps_given(changes, CONFIG_KEYS), f"{METADATA_PLACE}: {CONFIG_KEY}")
+    if tokenizer_files is not None:
+        found.append(tokenizer_change(checkpoint, tokenizer_files))
+        metadata = {key: value for key, value in metadata.items() if not _is_tokenizer_key(key)}
+        metadata |= tokenizer_metadata(tokenizer_files)
+    set_here = {HF_NAMES.get(key, key): value for key, value in changes.settings.items() if key in TYPED_CONFIG_KEYS}
+    after = replace(
+        checkpoint,
+        metadata=MappingProxyType(metadata),
+        stamps=stamps,
+        config=without_tagged_floats(config) if isinstance(config, Mapping) else None,
+        typed=MappingProxyType({**checkpoint.typed, **set_here}),
+    )
+    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
+
+
+def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
+    """The edit with `entry` as the newest of the history; every other record is kept as it is, known to us or not."""
+    metadata = dict(edit.after.metadata)
+    document = dict(metadata.get(RECORDED_METADATA_KEY) or NOTHING_RECORDED.to_json())
+    document["history"] = [*(document.get("history") or ()), dict(entry)]
+    metadata[RECORDED_METADATA_KEY] = document
+    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+
+
+def write(edit: Edit, path: Path) -> None:
+    """The stamped file at `path`: header flags kept (row-major and HAS_VOCAB added where true), tensors streamed."""
+    write_apr2(
+        path,
+        metadata=edit.after.metadata,
+        tensors=[*(copy_of(entry) for entry in edit.before.tensors.values()), *_embedded_files(edit)],
+        flags=_flags(edit),
+        spelling=spelling_of(edit.before.metadata),
+    )
+
+
+def header_flags(checkpoint: Checkpoint) -> Flags:
+    """The flag bits in the header of an opened `.apr`."""
+    return Flags(int.from_bytes(checkpoint.files[0].read_at(FLAGS_OFFSET_BYTES, 2, "the header flags"), "little"))
+
+
+def _flags(edit: Edit) -> Flags:
+    flags = header_flags(edit.before) | Flags.LAYOUT_ROW_MAJOR
+    return flags | Flags.HAS_VOCAB if edit.tokenizer_files is not None else flags
+
+
+def _embedded_files(edit: Edit) -> list[TensorToWrite]:
+    """Tokenizer files that stand as U8 tensors beside the model's own."""
+    if edit.tokenizer_files is not None:
+        return tokenizer_tensors(edit.tokenizer_files)
+    texts = edit.before.metadata.get(FILES_KEY) or {}
+    return [
+        tensor_from_bytes(TENSOR_PREFIX + name, DType.U8, (len(data),), data)
+        for name, data in edit.before.tokenizer_files().items()
+        if name not in texts
+    ]
+
+
+def _is_tokenizer_key(key: str) -> bool:
+    return key == FILES_KEY or key.startswith(TOKENIZER_KEY_PREFIX)
+
+
+def _settings_of_config(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `settings` change in the embedded config: typed keys under their Hugging Face name, and its own keys."""
+    rope = rope_settings(config, settings)
+    new: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = HF_NAMES.get(key, key)
+        if name in config or (key in TYPED_CONFIG_KEYS and not (key == "rope_theta" and rope)):
+            new[name] = value
+    return new | rope
+
+
+def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        problem = typed_problem(key, value) if key in TYPED_KEYS else None
+        if problem is not None:
+            raise UsageError(
+                "a setting has the wrong type",
+                where=f"{checkpoint.path}: --set {key}",
+                expected=TYPED_KEYS[key].value,
+                found=problem,
+            )
+
+
+EDITOR = Editor(plan, record, write)

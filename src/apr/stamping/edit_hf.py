@@ -1,0 +1,140 @@
+"""Stamping a Hugging Face directory: `config.json` says what it is, `apr.json` keeps the history; shards stay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.errors import DamagedFileError
+from apr.formats.base import Checkpoint
+from apr.formats.config_stamps import config_stamps
+from apr.formats.hf.read import CONFIG_FILE_NAME
+from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
+from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
+from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
+from apr.stamping.changes import StampChanges
+from apr.stamping.edit import Edit, Editor, config_changes, refuse_fields, rope_settings, tokenizer_change
+from apr.stamping.history import change_of
+from apr.storage.atomic import atomic_directory, atomic_file
+
+LONGEST_FILE_BYTES = 64 << 20
+
+
+def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
+    """The edit of a directory; `architecture` alone is refused, since it has no key of that name."""
+    if changes.hf_architecture is None and changes.hf_model_type is None:
+        reason = f"{CONFIG_FILE_NAME} has no such key; --hf-architecture and --hf-model-type name the same"
+        refuse_fields(checkpoint, changes, ("architecture",), reason)
+    config = read_object(checkpoint.path / CONFIG_FILE_NAME, LONGEST_FILE_BYTES)
+    new = config_changes(config, changes) | changes.provenance | dict(changes.settings)
+    new |= rope_settings(config, changes.settings)
+    found = [change_of(CONFIG_FILE_NAME, config, key, value) for key, value in new.items()]
+    if tokenizer_files is not None:
+        found.append(tokenizer_change(checkpoint, tokenizer_files))
+    config |= new
+    after = replace(
+        checkpoint,
+        config=MappingProxyType(without_tagged_floats(config)),
+        stamps=config_stamps(config, CONFIG_FILE_NAME),
+        metadata=MappingProxyType({CONFIG_FILE_NAME: config}),
+    )
+    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
+
+
+def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
+    """The edit with `entry` as the newest of the history in `apr.json`."""
+    path = edit.before.path / RECORDED_FILE_NAME
+    document = read_object(path, LONGEST_FILE_BYTES) if path.exists() else NOTHING_RECORDED.to_json()
+    document["history"] = [*(document.get("history") or ()), dict(entry)]
+    files = {**edit.after.metadata, RECORDED_FILE_NAME: document}
+    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(files)))
+
+
+def write(edit: Edit, path: Path) -> None:
+    """A copy of the directory at `path`, every file of it, with the stamped files in place of the old ones."""
+    source = edit.before.path
+    changed = _changed_files(edit)
+    left_out = changed.keys() | _retired_files(edit)
+    with atomic_directory(path) as copy:
+        for entry in sorted(source.rglob("*")):
+            name = entry.relative_to(source)
+            if entry.is_dir() and not entry.is_symlink():
+                (copy / name).mkdir(exist_ok=True)
+            elif not entry.is_file():
+                raise _no_file(entry)
+            elif str(name) not in left_out:
+                shutil.copyfile(entry, copy / name)
+        for file_name, data in changed.items():
+            (copy / file_name).write_bytes(data)
+
+
+@contextmanager
+def write_in_place(edit: Edit) -> Iterator[Path]:
+    """Replace the small files one by one, `config.json` last, and yield the directory to be checked.
+
+    On an exception, also one from the check, the old files are put back.
+    """
+    source = edit.before.path
+    changed = _changed_files(edit)
+    previous: dict[Path, bytes | None] = {}
+    try:
+        for name in sorted(changed, key=lambda name: name == CONFIG_FILE_NAME):
+            target = (source / name).resolve()
+            previous[target] = target.read_bytes() if target.exists() else None
+            with atomic_file(target) as file:
+                file.write(changed[name])
+        for name in _retired_files(edit):
+            previous[source / name] = (source / name).read_bytes()
+            (source / name).unlink()
+        yield source
+    except BaseException:
+        for target, data in previous.items():
+            _put_back(target, data)
+        raise
+
+
+def _no_file(path: Path) -> DamagedFileError:
+    is_link = path.is_symlink()
+    return DamagedFileError(
+        "the directory holds something that cannot be copied",
+        where=str(path),
+        expected="files and directories",
+        found="a link that leads to no file" if is_link else "a device, socket or pipe",
+        remedy=f"remove {path}, or stamp with --in-place",
+    )
+
+
+def _put_back(target: Path, data: bytes | None) -> None:
+    if data is None:
+        target.unlink(missing_ok=True)
+    elif not target.exists() or target.read_bytes() != data:
+        with atomic_file(target) as file:
+            file.write(data)
+
+
+def _changed_files(edit: Edit) -> dict[str, bytes]:
+    """The files of the directory that the edit writes anew, by name."""
+    documents = {name: json_file(document) for name, document in edit.after.metadata.items()}
+    return {**documents, **(edit.tokenizer_files or {})}
+
+
+def _retired_files(edit: Edit) -> set[str]:
+    """Files of the old tokenizer that the new one does not have: left behind they would mix two tokenizers."""
+    if edit.tokenizer_files is None:
+        return set()
+    return {name for name in TOKENIZER_FILE_NAMES if (edit.before.path / name).exists()} - set(edit.tokenizer_files)
+
+
+def json_file(document: Mapping[str, Any]) -> bytes:
+    """`document` as transformers lays out its JSON files, in the order of its keys."""
+    text = json.dumps(with_tagged_floats(document), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+EDITOR = Editor(plan, record, write, write_in_place)

@@ -1,0 +1,77 @@
+"""Stamping a single safetensors file: texts in its `__metadata__`; everything else of the file is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.errors import DamagedFileError
+from apr.formats.base import Checkpoint, StampKey
+from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
+from apr.formats.safetensors.header import METADATA_KEY
+from apr.formats.safetensors.write import write_safetensors
+from apr.formats.writing import copy_of
+from apr.stamping.changes import StampChanges
+from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields, restamped, stamps_given
+from apr.stamping.history import change_of
+
+MODEL_TYPE_KEY = "model_type"
+
+
+def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
+    """The edit of a `.safetensors` file; a setting that is no text is stored as its JSON."""
+    refuse_fields(checkpoint, changes, ("tokenizer",), "a safetensors file has no place for tokenizer files")
+    metadata = dict(checkpoint.metadata)
+    wanted = {**changes.identity, **changes.provenance}
+    wanted |= {key: value if isinstance(value, str) else json.dumps(value) for key, value in changes.settings.items()}
+    given = stamps_given(changes, METADATA_KEYS)
+    if changes.hf_model_type is not None and MODEL_TYPE_KEY in metadata:
+        wanted[MODEL_TYPE_KEY] = changes.hf_model_type
+        given[StampKey.CONFIG_MODEL_TYPE] = changes.hf_model_type
+    found = [change_of(METADATA_KEY, metadata, key, value) for key, value in wanted.items()]
+    after = replace(
+        checkpoint,
+        metadata=MappingProxyType({**metadata, **wanted}),
+        stamps=restamped(checkpoint.stamps, given, f"safetensors {METADATA_KEY}"),
+    )
+    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
+
+
+def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
+    """The edit with `entry` as the newest of the history, which stands in the metadata as JSON text."""
+    metadata = dict(edit.after.metadata)
+    document = _recorded(edit)
+    document["history"] = [*(document.get("history") or ()), dict(entry)]
+    metadata[RECORDED_METADATA_KEY] = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+
+
+def write(edit: Edit, path: Path) -> None:
+    """The stamped file at `path`, tensors streamed."""
+    tensors = [copy_of(entry) for entry in edit.before.tensors.values()]
+    write_safetensors(path, tensors=tensors, metadata=edit.after.metadata)
+
+
+def _recorded(edit: Edit) -> dict[str, Any]:
+    text = edit.before.metadata.get(RECORDED_METADATA_KEY)
+    if text is None:
+        return NOTHING_RECORDED.to_json()
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("history", []), list):
+        raise DamagedFileError(
+            "the history of stamps cannot be read, and would be lost",
+            where=f"{edit.before.path}: {METADATA_KEY}: {RECORDED_METADATA_KEY}",
+            expected="a JSON object with a list `history`",
+            found=f"{text!r:.80}",
+        )
+    return document
+
+
+EDITOR = Editor(plan, record, write)

@@ -1,0 +1,189 @@
+"""`stamp_file`: change what a checkpoint says of itself, prove that its tensors are untouched, then publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.convert.proof import StoredTensor, check_intact, check_written, stored_tensors
+from apr.convert.publishing import check_output, check_writable, published
+from apr.errors import UsageError
+from apr.formats.base import Checkpoint, Format
+from apr.formats.registry import open_checkpoint
+from apr.gates.finding import Finding, Status
+from apr.stamping import edit_apr2, edit_hf, edit_safetensors
+from apr.stamping.changes import StampChanges, checked_changes
+from apr.stamping.edit import Edit, Editor
+from apr.stamping.history import Change, history_entry
+from apr.stamping.names import with_family_slug
+from apr.stamping.recipe import Destination, recipe_for
+from apr.stamping.tokenizer import check_tokenizer, read_tokenizer
+from apr.stamping.truth import TRUTH_ID, check_truth
+
+BYTES_ID = "INV-STAMP-BYTES-001"
+HISTORY_ID = "INV-STAMP-HISTORY-001"
+
+EDITORS: Mapping[Format, Editor] = MappingProxyType(
+    {
+        Format.APR2: edit_apr2.EDITOR,
+        Format.HF_DIRECTORY: edit_hf.EDITOR,
+        Format.SAFETENSORS: edit_safetensors.EDITOR,
+    }
+)
+
+
+@dataclass(frozen=True)
+class StampResult:
+    """What a stamp did, or with `is_dry_run` would do. sizes are of all files of the checkpoint, in bytes.
+
+    stamped: the values written, by field of StampChanges. header_flags: flag bits of an `.apr`, None elsewhere.
+    entry: the history entry as it stands in the file. notes: what the user should know beside the findings.
+    """
+
+    source: Path
+    output: Path
+    format: Format
+    input_bytes: int
+    output_bytes: int | None
+    tensor_count: int
+    stamped: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    entry: Mapping[str, Any]
+    header_flags: int | None
+    is_dry_run: bool
+
+
+def stamp_file(
+    path: Path,
+    changes: StampChanges,
+    output: Path | None = None,
+    *,
+    in_place: bool = False,
+    force: bool = False,
+    force_reason: str | None = None,
+    reason: str | None = None,
+    dry_run: bool = False,
+) -> StampResult:
+    """Stamp the checkpoint at `path` into `output`, or where it stands with `in_place` (a link is followed).
+
+    force: replace an existing output. force_reason: why a stamp that contradicts the tensors is written all the same.
+    reason: why the stamp is made; kept in the history. dry_run: check everything and write nothing.
+
+    Raises UsageError (nothing to stamp, no or two destinations), NotFoundError, DamagedFileError (not a checkpoint,
+    or a damaged one), RefusedError (INV-STAMP-AGREE-001, INV-STAMP-TRUTH-001, INV-APR-PROV-003, existing output),
+    InputOutputError. After any of them input and output are as they were.
+    """
+    source = Path(path)
+    changes = checked_changes(changes)
+    changes, notes = with_family_slug(changes)
+    _check_reason(force_reason)
+    destination = _destination(source, output, in_place=in_place, force=force)
+    tokenizer_files = read_tokenizer(changes.tokenizer)
+    with open_checkpoint(destination.path if in_place else source) as checkpoint:
+        editor = EDITORS[checkpoint.format]
+        if in_place and not dry_run:
+            check_writable(_written_file(checkpoint))
+        edit = editor.plan(checkpoint, changes, tokenizer_files)
+        truth = check_truth(edit, changes, recipe_for(source, destination, changes), force_reason=force_reason)
+        findings = [*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict)]
+        overrides = {TRUTH_ID: force_reason} if truth.is_forced and force_reason else {}
+        entry = history_entry("stamp", edit.changes, reason=reason, overrides=overrides)
+        result = StampResult(
+            source=source,
+            output=destination.path,
+            format=checkpoint.format,
+            input_bytes=checkpoint.size_bytes,
+            output_bytes=None,
+            tensor_count=len(checkpoint.tensors),
+            stamped=_stamped(changes),
+            changes=edit.changes,
+            findings=tuple(findings),
+            notes=(*notes, *edit.notes, *_notes(checkpoint, edit, in_place=in_place)),
+            entry=entry,
+            header_flags=edit_apr2.header_flags(checkpoint) if checkpoint.format is Format.APR2 else None,
+            is_dry_run=dry_run,
+        )
+        if dry_run:
+            return result
+        check_intact(checkpoint)
+        return _write(editor, editor.record(edit, entry), result, in_place=in_place)
+
+
+def _write(editor: Editor, edit: Edit, result: StampResult, *, in_place: bool) -> StampResult:
+    expected = stored_tensors(edit.before.tensors.values())
+    if in_place and editor.write_in_place is not None:
+        with editor.write_in_place(edit) as stamped:
+            return _proven(stamped, expected, edit, result)
+    with published(result.output) as beside:
+        editor.write(edit, beside)
+        return _proven(beside, expected, edit, result)
+
+
+def _proven(path: Path, expected: Mapping[str, StoredTensor], edit: Edit, result: StampResult) -> StampResult:
+    """The result with what the file on disk shows, after it was reopened and read again."""
+    with check_written(path, expected, invariant=BYTES_ID) as written:
+        _check_stamps(edit, written)
+        findings = (
+            *result.findings,
+            Finding(BYTES_ID, Status.PASS, f"{len(expected)} tensors read back, every digest as before"),
+            Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
+        )
+        flags = int(edit_apr2.header_flags(written)) if written.format is Format.APR2 else None
+        return replace(result, findings=findings, output_bytes=written.size_bytes, header_flags=flags)
+
+
+def _check_stamps(edit: Edit, written: Checkpoint) -> None:
+    wanted = {stamp.key: stamp.value for stamp in edit.after.stamps}
+    found = {stamp.key: stamp.value for stamp in written.stamps}
+    if wanted != found:
+        raise AssertionError(f"written stamps {found} are not the planned ones {wanted}")
+
+
+def _destination(source: Path, output: Path | None, *, in_place: bool, force: bool) -> Destination:
+    if in_place == (output is not None):
+        raise UsageError(
+            "say where the stamped checkpoint goes",
+            expected="either -o OUT or --in-place",
+            found="both" if in_place else "neither",
+            remedy=f"apr stamp {source} ... -o OUT",
+        )
+    if output is None:
+        return Destination(source.resolve(), in_place=True)
+    check_output(source, output, force=force)
+    return Destination(output, in_place=False)
+
+
+def _check_reason(force_reason: str | None) -> None:
+    if force_reason is not None and not force_reason.strip():
+        raise UsageError(
+            "a stamp against the evidence needs a reason, which is kept in the file",
+            where="--force-untrue",
+            expected="--force-untrue 'REASON'",
+            found="an empty text",
+        )
+
+
+def _written_file(checkpoint: Checkpoint) -> Path:
+    if checkpoint.format is Format.HF_DIRECTORY:
+        return (checkpoint.path / "config.json").resolve()
+    return checkpoint.path
+
+
+def _stamped(changes: StampChanges) -> dict[str, Any]:
+    tokenizer = {"tokenizer": str(changes.tokenizer)} if changes.tokenizer is not None else {}
+    return {**changes.identity, **changes.provenance, **tokenizer, **changes.settings}
+
+
+def _notes(checkpoint: Checkpoint, edit: Edit, *, in_place: bool) -> list[str]:
+    notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
+    if not edit.changes:
+        notes.append("every stamp stands there already; only the history grows")
+    links = max((path.stat().st_nlink for path in [_written_file(checkpoint)]), default=1)
+    if in_place and links > 1:
+        notes.append(f"{links - 1} other hard links to this file keep the old stamps")
+    return notes

@@ -1,0 +1,160 @@
+"""The truth check: what a file will say after a stamp must agree with itself and with its tensors.
+
+INV-STAMP-AGREE-001 cannot be overridden: a file whose stamps contradict each other is of use to nobody.
+INV-STAMP-TRUTH-001 can, with a reason that stays in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apr.errors import RefusedError
+from apr.formats.base import Stamp
+from apr.gates.finding import Finding, Status
+from apr.gates.words import folded
+from apr.identity.types import Architecture, Candidate, Claim, Evidence, Verdict, VerdictKind
+from apr.identity.verdict import give_verdict
+from apr.stamping.changes import StampChanges
+from apr.stamping.edit import Edit
+from apr.stamping.names import unknown_names
+
+TRUTH_ID = "INV-STAMP-TRUTH-001"
+AGREE_ID = "INV-STAMP-AGREE-001"
+
+Recipe = Callable[[Architecture], str]
+"""Makes the complete `apr stamp` command that stamps an architecture, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class TruthCheck:
+    """verdict: on the file as it will be. findings: what the check says; forced: whether a refusal was overridden."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    is_forced: bool
+
+
+def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reason: str | None = None) -> TruthCheck:
+    """Hold the stamps as they will be against each other and against the tensors.
+
+    Raises RefusedError with every finding: stamps that disagree (given ones, or given ones with those that stay), and
+    a claim that the tensors contradict or cannot confirm, unless `force_reason` says why it is to be written.
+    """
+    verdict = give_verdict(edit.after)
+    disagreements = tuple(_disagreement_findings(verdict, changes, recipe))
+    if disagreements:
+        raise _refused("the stamps would contradict each other", AGREE_ID, edit, disagreements)
+    agree = Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")
+    truth = _truth_finding(verdict, changes, recipe)
+    if truth.status is not Status.REFUSE:
+        return TruthCheck(verdict, (agree, truth), is_forced=False)
+    if force_reason is None:
+        raise _refused(truth.message, TRUTH_ID, edit, (truth,))
+    message = f"written against the evidence ({force_reason}): {truth.message}"
+    forced = Finding(TRUTH_ID, Status.UNCHECKED, message, truth.expected, truth.found, truth.remedy)
+    return TruthCheck(verdict, (agree, forced), is_forced=True)
+
+
+def _disagreement_findings(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> list[Finding]:
+    architecture = _meant(verdict, changes)
+    remedy = recipe(architecture) if architecture is not None else None
+    return [
+        Finding(
+            AGREE_ID,
+            Status.REFUSE,
+            f"two stamps would contradict each other: {_say(first)}, but {_say(second)}",
+            expected="stamps that name one architecture",
+            found=f"{_say(first)}; {_say(second)}",
+            remedy=remedy,
+        )
+        for first, second in verdict.claim.disagreements
+    ]
+
+
+def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
+    claim, evidence = verdict.claim, verdict.evidence
+    unknown = unknown_names(changes)
+    if unknown:
+        return Finding(
+            TRUTH_ID,
+            Status.REFUSE,
+            "a stamp names no architecture that is known",
+            expected="names of the atlas, spelled as transformers spells them",
+            found="; ".join(str(each) for each in unknown),
+            remedy=_remedy(evidence, recipe),
+        )
+    if verdict.kind is VerdictKind.MATCH:
+        return Finding(TRUTH_ID, Status.PASS, f"the tensors are those of {claim.architecture}")
+    if verdict.kind is VerdictKind.AMBIGUOUS:
+        twins = ", ".join(dict.fromkeys(candidate.architecture.model_type for candidate in evidence.candidates))
+        message = f"ambiguous: the tensors fit {claim.architecture}, and its name twins as well ({twins})"
+        return Finding(TRUTH_ID, Status.PASS, message)
+    if not claim.readings and not claim.unknown:
+        return Finding(
+            TRUTH_ID, Status.UNCHECKED, "the file says nothing of its identity, so there is nothing to check"
+        )
+    if verdict.kind is VerdictKind.UNKNOWN and not changes.identity:
+        return Finding(TRUTH_ID, Status.UNCHECKED, "the identity stays as it is: " + "; ".join(verdict.reasons))
+    return _contradiction(verdict, recipe)
+
+
+def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:
+    claimed, evidence = verdict.claim.architecture, verdict.evidence
+    shown = evidence.candidates[0].architecture if evidence.candidates else None
+    claims = "; ".join(_say(stamp) for stamp in _stamps(verdict.claim))
+    shows = str(shown) if shown is not None else "no known architecture"
+    return Finding(
+        TRUTH_ID,
+        Status.REFUSE,
+        f"the stamps would say {claimed or 'an unknown architecture'}, but the tensors show {shows}",
+        expected=f"the tensors of {claimed}" if claimed else "a known architecture",
+        found=f"claimed: {claims}\nshown: {shows}\n" + "\n".join((*verdict.reasons, *_leftovers(verdict))),
+        remedy=_remedy(evidence, recipe),
+    )
+
+
+def _leftovers(verdict: Verdict) -> list[str]:
+    """What the claimed architecture would leave unfilled and unused, where the evidence knows it."""
+    candidates: list[Candidate] = [*verdict.evidence.candidates]
+    if verdict.evidence.runner_up is not None:
+        candidates.append(verdict.evidence.runner_up)
+    for candidate in candidates:
+        if candidate.architecture == verdict.claim.architecture:
+            rows = (("unfilled", candidate.unfilled), ("unused", candidate.unused))
+            return [f"{label}: {folded(names)}" for label, names in rows if names]
+    return []
+
+
+def _remedy(evidence: Evidence, recipe: Recipe) -> str | None:
+    return recipe(evidence.candidates[0].architecture) if evidence.candidates else None
+
+
+def _meant(verdict: Verdict, changes: StampChanges) -> Architecture | None:
+    """The architecture the user means: of those the tensors fit the one that was named, else the best of either."""
+    given = set(changes.identity.values())
+    fitting = [candidate.architecture for candidate in verdict.evidence.candidates]
+    named = [each for each in fitting if {each.class_name, each.model_type} & given]
+    readings = [meanings[0] for stamp, meanings in verdict.claim.readings if stamp.value in given and meanings]
+    return next(iter([*named, *fitting, *readings]), None)
+
+
+def _stamps(claim: Claim) -> tuple[Stamp, ...]:
+    return (*(stamp for stamp, _ in claim.readings), *claim.unknown)
+
+
+def _say(stamp: Stamp) -> str:
+    return f"{stamp.place} = {stamp.value!r}"
+
+
+def _refused(what: str, invariant: str, edit: Edit, findings: tuple[Finding, ...]) -> RefusedError:
+    first = findings[0]
+    return RefusedError(
+        what,
+        where=str(edit.before.path),
+        expected=first.expected,
+        found="\n".join(str(finding.found) for finding in findings),
+        remedy=first.remedy,
+        invariant=invariant,
+        findings=tuple(finding.to_json() for finding in findings),
+    )
