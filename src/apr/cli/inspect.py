@@ -110,7 +110,9 @@ def _show_quality(out: Out, quality: dict[str, Any]) -> None:
     out.text("Quality", bold=True)
     out.text(f"  {quality['score']} of 100, {ready}", bold=True, color=color)
     if quality["cap"] is not None:
-        out.text(f"  capped at {quality['cap']}: the tensors contradict the claims", color="red")
+        out.text(
+            f"  capped at {quality['cap']}: a claim is contradicted by the tensors or by another claim", color="red"
+        )
     rows = [
         [item["part"], item["name"], f"{item['points']}/{item['maximum']}", item["reason"]] for item in quality["items"]
     ]

@@ -73,7 +73,6 @@ class QualityScore:
 
 def quality_score(checkpoint: Checkpoint, verdict: Verdict, deep: bool = False) -> QualityScore:
     """The score of `checkpoint`, whose identity was judged as `verdict`. `deep` lets physics read every byte."""
-    contradicted = verdict.kind is VerdictKind.CONTRADICTION
     items = (
         _physics(checkpoint, deep),
         *_structural(checkpoint, verdict),
@@ -81,7 +80,12 @@ def quality_score(checkpoint: Checkpoint, verdict: Verdict, deep: bool = False) 
         *_hf_identity(checkpoint, verdict),
         _tokenizer(checkpoint, verdict),
     )
-    return QualityScore(items, CONTRADICTION_CAP if contradicted else None)
+    return QualityScore(items, CONTRADICTION_CAP if _is_contradicted(verdict) else None)
+
+
+def _is_contradicted(verdict: Verdict) -> bool:
+    """Whether the tensors, or other stamps of the same file, contradict what a stamp says."""
+    return verdict.kind is VerdictKind.CONTRADICTION or bool(verdict.claim.disagreements)
 
 
 def _physics(checkpoint: Checkpoint, deep: bool) -> Item:
@@ -173,8 +177,9 @@ def _hf_identity(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Item]:
 def _identity_problem(stamp: Stamp | None, verdict: Verdict) -> str | None:
     if stamp is None:
         return "not stamped"
-    if verdict.kind is VerdictKind.CONTRADICTION:
-        return f"{stamp.value}: the claims of this file are contradicted"
+    if _is_contradicted(verdict):
+        is_by_tensors = verdict.kind is VerdictKind.CONTRADICTION
+        return f"{stamp.value}: {'the tensors contradict' if is_by_tensors else 'another stamp contradicts'} the claim"
     if not _is_known(stamp, verdict):
         return f"{stamp.value} is not a known architecture"
     if verdict.kind is VerdictKind.UNKNOWN:
