@@ -61,7 +61,8 @@ def unknown_id(identifier: str, contracts: tuple[Contract, ...]) -> NotFoundErro
     """The error for an id that no contract defines, with the nearest ones, or why upstream's id was left out."""
     asked = identifier.strip().upper()
     left_out = {each.id: each for contract in contracts for each in contract.not_adopted}
-    nearest = suggestions(asked, tuple(clause_index(contracts)))
+    known = sorted(clause_index(contracts), key=lambda each: each.startswith("FALSIFY-"))
+    nearest = suggestions(asked, tuple(known))
     return NotFoundError(
         f"no contract defines {identifier!r}",
         found=f"left out on purpose: {left_out[asked].reason}" if asked in left_out else None,
