@@ -63,7 +63,8 @@ class TrainingRecord:
 class Recorded:
     """Everything `apr` recorded in a checkpoint; each part is None or empty when it was not recorded.
 
-    tensor_digests: stored name to blake3 hex of the stored bytes. history: stamp changes, oldest first.
+    tensor_digests: stored name to blake3 hex of the stored bytes. history: stamp changes, oldest first. provenance:
+    `license`, `data_source`, `data_license` where the container has no keys of its own for them (`apr.json`).
     """
 
     training: TrainingRecord | None = None
@@ -71,6 +72,7 @@ class Recorded:
     tensor_digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     weights_digest: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +82,7 @@ class Recorded:
             "tensor_digests": dict(self.tensor_digests),
             "weights_digest": self.weights_digest,
             "history": [dict(change) for change in self.history],
+            "provenance": dict(self.provenance),
         }
 
 
@@ -95,6 +98,9 @@ def recorded_from_json(document: object, *, where: str) -> Recorded:
     training, probe = document.get("training"), document.get("probe")
     digests = document.get("tensor_digests") or {}
     history = document.get("history") or []
+    provenance = document.get("provenance") or {}
+    if not isinstance(provenance, dict) or not all(isinstance(value, str) for value in provenance.values()):
+        raise _damaged(f"{where}: provenance", "an object of strings", type(provenance).__name__)
     if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
         raise _damaged(f"{where}: tensor_digests", "an object of strings", type(digests).__name__)
     if not isinstance(history, list) or not all(isinstance(change, dict) for change in history):
@@ -108,6 +114,7 @@ def recorded_from_json(document: object, *, where: str) -> Recorded:
         tensor_digests=MappingProxyType(digests),
         weights_digest=weights_digest,
         history=tuple(MappingProxyType(change) for change in history),
+        provenance=MappingProxyType(provenance),
     )
 
 

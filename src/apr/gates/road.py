@@ -83,21 +83,30 @@ class LoadedModel:
 def examine(path: Path, options: RoadOptions | None = None) -> Examination:
     """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
     options = options or RoadOptions()
+    try:
+        checkpoint = open_checkpoint(path)
+    except AprError as error:
+        facts = replace(_facts(path, options), opening_error=error, plan_note="there is no header to plan from")
+        return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
+    return examine_opened(checkpoint, options)
+
+
+def examine_opened(checkpoint: Checkpoint, options: RoadOptions | None = None) -> Examination:
+    """As `examine`, of a checkpoint that is open already, or whose facts are those of a file still to be written."""
+    options = options or RoadOptions()
+    facts = _identify(replace(_facts(checkpoint.path, options), checkpoint=checkpoint), checkpoint, options)
+    return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
+
+
+def _facts(path: Path, options: RoadOptions) -> InitFacts:
     check_overrides(options.allowed_gates)
-    facts = InitFacts(
+    return InitFacts(
         path=path,
         run_kind=options.run_kind,
         tokenizer=options.tokenizer,
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
     )
-    try:
-        checkpoint = open_checkpoint(path)
-    except AprError as error:
-        facts = replace(facts, opening_error=error, plan_note="there is no header to plan from")
-    else:
-        facts = _identify(replace(facts, checkpoint=checkpoint), checkpoint, options)
-    return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
 
 
 def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> InitFacts:

@@ -78,7 +78,7 @@ def dimensions(checkpoint: Checkpoint) -> dict[str, Dimension]:
 
 def text_stamp(checkpoint: Checkpoint, key: str) -> str | None:
     """A free text that the container or its config states (`license`, `data_source`, `data_license`), if not blank."""
-    for values in (checkpoint.metadata, checkpoint.config or {}):
+    for values in (checkpoint.metadata, checkpoint.recorded.provenance, checkpoint.config or {}):
         value = values.get(key)
         if isinstance(value, str) and value.strip():
             return value.strip()

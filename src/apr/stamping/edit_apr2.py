@@ -10,9 +10,9 @@ from typing import Any
 
 from apr.errors import UsageError
 from apr.formats.apr2.layout import Flags
+from apr.formats.apr2.metadata import CONFIG_KEY
 from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
 from apr.formats.apr2.metadata import HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
-from apr.formats.apr2.read import CONFIG_KEY
 from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint
@@ -20,6 +20,7 @@ from apr.formats.dtypes import DType
 from apr.formats.json_text import without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.formats.writing import TensorToWrite, copy_of, tensor_from_bytes
+from apr.identity.claim import read_stamp
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import (
     CONFIG_KEYS,
@@ -43,6 +44,7 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
     """The edit of an `.apr`; raises UsageError when a setting of a typed key has another type."""
     metadata = dict(checkpoint.metadata)
     wanted: dict[str, Any] = {**changes.identity, **changes.provenance, **changes.settings}
+    wanted |= _family_label(metadata, changes)
     _check_typed(checkpoint, changes.settings)
     found = [change_of("metadata", metadata, key, value) for key, value in wanted.items()]
     metadata |= wanted
@@ -113,6 +115,16 @@ def _embedded_files(edit: Edit) -> list[TensorToWrite]:
 
 def _is_tokenizer_key(key: str) -> bool:
     return key == FILES_KEY or key.startswith(TOKENIZER_KEY_PREFIX)
+
+
+def _family_label(metadata: Mapping[str, Any], changes: StampChanges) -> dict[str, str]:
+    """Upstream's free-text key `model_type`, where it names a known family that the new stamps contradict."""
+    family = changes.architecture or changes.hf_model_type
+    label = metadata.get("model_type")
+    if family is None or not isinstance(label, str) or "model_type" in changes.settings:
+        return {}
+    named = {architecture.model_type for architecture in read_stamp(label)}
+    return {"model_type": family} if named and family not in named else {}
 
 
 def _settings_of_config(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,28 +32,36 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         reason = f"{CONFIG_FILE_NAME} has no such key; --hf-architecture and --hf-model-type name the same"
         refuse_fields(checkpoint, changes, ("architecture",), reason)
     config = read_object(checkpoint.path / CONFIG_FILE_NAME, LONGEST_FILE_BYTES)
-    new = config_changes(config, changes) | changes.provenance | dict(changes.settings)
+    new = config_changes(config, changes) | dict(changes.settings)
     new |= rope_settings(config, changes.settings)
     found = [change_of(CONFIG_FILE_NAME, config, key, value) for key, value in new.items()]
+    document = _read_record(checkpoint.path)
+    provenance = document.get("provenance") or {}
+    found += [change_of(f"{RECORDED_FILE_NAME}: provenance", provenance, *each) for each in changes.provenance.items()]
     if tokenizer_files is not None:
         found.append(tokenizer_change(checkpoint, tokenizer_files))
     config |= new
+    document["provenance"] = {**provenance, **changes.provenance}
     after = replace(
         checkpoint,
         config=MappingProxyType(without_tagged_floats(config)),
         stamps=config_stamps(config, CONFIG_FILE_NAME),
-        metadata=MappingProxyType({CONFIG_FILE_NAME: config}),
+        metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
     )
     return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     """The edit with `entry` as the newest of the history in `apr.json`."""
-    path = edit.before.path / RECORDED_FILE_NAME
-    document = read_object(path, LONGEST_FILE_BYTES) if path.exists() else NOTHING_RECORDED.to_json()
+    document = dict(edit.after.metadata[RECORDED_FILE_NAME])
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     files = {**edit.after.metadata, RECORDED_FILE_NAME: document}
     return replace(edit, after=replace(edit.after, metadata=MappingProxyType(files)))
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    path = directory / RECORDED_FILE_NAME
+    return read_object(path, LONGEST_FILE_BYTES) if path.exists() else NOTHING_RECORDED.to_json()
 
 
 def write(edit: Edit, path: Path) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from apr.errors import RefusedError
 from apr.formats.base import Stamp
 from apr.gates.finding import Finding, Status
-from apr.gates.words import folded
-from apr.identity.types import Architecture, Candidate, Claim, Evidence, Verdict, VerdictKind
+from apr.identity.types import Architecture, Claim, Evidence, Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import Edit
@@ -109,21 +108,9 @@ def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:
         Status.REFUSE,
         f"the stamps would say {claimed or 'an unknown architecture'}, but the tensors show {shows}",
         expected=f"the tensors of {claimed}" if claimed else "a known architecture",
-        found=f"claimed: {claims}\nshown: {shows}\n" + "\n".join((*verdict.reasons, *_leftovers(verdict))),
+        found="\n".join((f"claimed: {claims}", f"shown: {shows}", *evidence.reasons)),
         remedy=_remedy(evidence, recipe),
     )
-
-
-def _leftovers(verdict: Verdict) -> list[str]:
-    """What the claimed architecture would leave unfilled and unused, where the evidence knows it."""
-    candidates: list[Candidate] = [*verdict.evidence.candidates]
-    if verdict.evidence.runner_up is not None:
-        candidates.append(verdict.evidence.runner_up)
-    for candidate in candidates:
-        if candidate.architecture == verdict.claim.architecture:
-            rows = (("unfilled", candidate.unfilled), ("unused", candidate.unused))
-            return [f"{label}: {folded(names)}" for label, names in rows if names]
-    return []
 
 
 def _remedy(evidence: Evidence, recipe: Recipe) -> str | None:
