@@ -119,7 +119,9 @@ def test_a_broken_file_does_not_hide_the_others(tmp_path: Path) -> None:
 MARKED = """
 import pytest
 pytestmark = [pytest.mark.falsifies("INV-MODULE-001")]
-ID = "INV-VARIABLE-001"
+ID = "INV-CONSTANT-001"
+CHANGED = "INV-CHANGED-001"
+CHANGED = "INV-CHANGED-002"
 
 @pytest.mark.falsifies("INV-ONE-001", "INV-TWO-001")
 def test_one(): ...
@@ -131,6 +133,9 @@ class TestThing:
 
 @pytest.mark.falsifies(ID)
 def test_three(): ...
+
+@pytest.mark.falsifies(CHANGED)
+def test_four(): ...
 
 @pytest.mark.falsifies("INV-HELPER-001")
 def helper(): ...
@@ -153,5 +158,7 @@ def test_markers_are_read_wherever_pytest_takes_them(tmp_path: Path) -> None:
         ("TestThing::test_two", "planted_defect", "INV-CLASS-001"),
         ("TestThing::test_two", "falsifies", "INV-PARAM-001"),
         ("test_three", "falsifies", "INV-MODULE-001"),
-        ("test_three", "falsifies", None),
+        ("test_three", "falsifies", "INV-CONSTANT-001"),
+        ("test_four", "falsifies", "INV-MODULE-001"),
+        ("test_four", "falsifies", None),
     }

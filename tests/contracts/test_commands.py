@@ -11,6 +11,7 @@ import pytest
 
 from apr.cli.main import run
 from apr.contracts import overview
+from apr.contracts.explain import explain
 from apr.contracts.fingerprint import current_fingerprint
 from apr.contracts.load import load_contracts
 from apr.contracts.record import RunRecord, TestOutcome
@@ -159,6 +160,8 @@ def test_explain_of_nonsense_points_to_the_list(apr: Call) -> None:
     assert "\x1b" not in err
 
 
-@pytest.mark.parametrize("clause_id", [c.id for contract in load_contracts() for c in contract.clauses])
-def test_every_clause_can_be_explained(apr: Call, clause_id: str, tmp_path: Path) -> None:
-    assert apr("explain", clause_id, "--record", tmp_path / "none.json")[0] == 0
+def test_every_id_can_be_explained(tmp_path: Path) -> None:
+    stock = overview.take_stock(tmp_path / "none.json")
+    for contract in stock.contracts:
+        for identifier in contract.ids:
+            assert identifier in explain(identifier, stock.contracts, stock.statuses, ()).clause.ids

@@ -134,7 +134,7 @@ def test_unbound(): ...
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_recorded_run_tells_what_each_bound_test_did(tmp_path: Path, workers: int) -> None:
     (tmp_path / "test_recorded.py").write_text(RECORDED)
     path = tmp_path / "contracts-status.json"

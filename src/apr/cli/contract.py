@@ -169,8 +169,9 @@ def _print_contract(out: Out, contract: Contract) -> None:
 
 
 def _print_problems(out: Out, problems: tuple[Problem, ...]) -> None:
-    if problems:
-        out.table(("code", "where", "problem"), [(each.code, each.where, each.message) for each in problems])
+    for each in problems:
+        out.text(f"{each.code}  {each.where}", bold=True)
+        out.text(f"    {each.message}")
 
 
 def _print_status(out: Out, overview: Overview, path: Path) -> None:

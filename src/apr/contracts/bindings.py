@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +31,8 @@ MARKERS = tuple(marker.value for marker in Marker)
 class Binding:
     """One test function bound to one id. test: pytest node id without parameters; line: of the marker, from 1.
 
-    id is None when the marker's argument is not a literal text, so that nobody can tell what it binds.
+    id is None when the marker's argument is neither a literal text nor a constant of its module, so that nobody can
+    tell what it binds without running it.
     """
 
     test: str
@@ -68,29 +69,43 @@ def _parse(path: Path) -> ast.Module:
 
 def _scan_file(path: Path, node: str) -> Iterator[Binding]:
     module = _parse(path)
-    yield from _scan_body(module.body, node, _pytestmark(module.body))
+    yield from _scan_body(module.body, node, _pytestmark(module.body), _text_constants(module.body))
 
 
-def _scan_body(body: list[ast.stmt], node: str, inherited: list[ast.expr]) -> Iterator[Binding]:
+def _scan_body(
+    body: list[ast.stmt], node: str, inherited: list[ast.expr], constants: Mapping[str, str]
+) -> Iterator[Binding]:
     for statement in body:
         if isinstance(statement, ast.ClassDef) and statement.name.startswith("Test"):
             marks = [*inherited, *statement.decorator_list, *_pytestmark(statement.body)]
-            yield from _scan_body(statement.body, f"{node}::{statement.name}", marks)
+            yield from _scan_body(statement.body, f"{node}::{statement.name}", marks, constants)
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name.startswith("test"):
             for expression in (*inherited, *statement.decorator_list):
-                yield from _markers(expression, f"{node}::{statement.name}")
+                yield from _markers(expression, f"{node}::{statement.name}", constants)
 
 
 def _pytestmark(body: list[ast.stmt]) -> list[ast.expr]:
-    return [
-        statement.value
-        for statement in body
-        if isinstance(statement, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in statement.targets)
-    ]
+    return [value for name, value in _assignments(body) if name == "pytestmark"]
 
 
-def _markers(expression: ast.expr, test: str) -> Iterator[Binding]:
+def _text_constants(body: list[ast.stmt]) -> dict[str, str]:
+    """Module names that are assigned once, to a literal text."""
+    assigned = list(_assignments(body))
+    names = [name for name, _ in assigned]
+    return {
+        name: value.value
+        for name, value in assigned
+        if isinstance(value, ast.Constant) and isinstance(value.value, str) and names.count(name) == 1
+    }
+
+
+def _assignments(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    for statement in body:
+        if isinstance(statement, ast.Assign):
+            yield from ((target.id, statement.value) for target in statement.targets if isinstance(target, ast.Name))
+
+
+def _markers(expression: ast.expr, test: str, constants: Mapping[str, str]) -> Iterator[Binding]:
     for call in ast.walk(expression):
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in MARKERS):
             continue
@@ -98,5 +113,10 @@ def _markers(expression: ast.expr, test: str) -> Iterator[Binding]:
         if not call.args:
             yield Binding(test, marker, None, call.lineno)
         for argument in call.args:
-            is_text = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-            yield Binding(test, marker, argument.value if is_text else None, call.lineno)  # type: ignore[attr-defined]
+            yield Binding(test, marker, _identifier(argument, constants), call.lineno)
+
+
+def _identifier(argument: ast.expr, constants: Mapping[str, str]) -> str | None:
+    if isinstance(argument, ast.Name):
+        return constants.get(argument.id)
+    return argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else None

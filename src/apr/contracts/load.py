@@ -93,10 +93,12 @@ def _read_text(path: Path) -> str:
 def _parse_yaml(text: str) -> Any:
     import yaml
 
-    class UniqueKeyLoader(yaml.SafeLoader):
+    safe_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class UniqueKeyLoader(safe_loader):  # type: ignore[misc]
         """PyYAML keeps the last of two equal keys without a word; a contract must not."""
 
-    def construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    def construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
         keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
