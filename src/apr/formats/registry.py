@@ -6,12 +6,9 @@ from pathlib import Path
 
 from apr.errors import InputOutputError, NotFoundError
 from apr.formats.apr2.layout import MAGIC, OLDER_MAGICS
-from apr.formats.apr2.read import read_apr2
 from apr.formats.base import Checkpoint
 from apr.formats.damage import MAGIC_VALID, damaged
-from apr.formats.hf.read import read_hf_directory
 from apr.formats.safetensors.header import looks_like_safetensors
-from apr.formats.safetensors.read import read_safetensors
 from apr.storage.reading import SourceFile
 
 _START_BYTES = 64
@@ -56,12 +53,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_directory(path)
     start, size_bytes = _start_of(path)
     if start.startswith(MAGIC) or start[:4] in OLDER_MAGICS or not start:
+        from apr.formats.apr2.read import read_apr2
+
         return read_apr2(path)
     for magic, what, remedy in _UNREAD_FORMATS:
         if start.startswith(magic):
             found = repr(start[:16])
             raise damaged(what, path=path, expected=_EXPECTED, found=found, invariant=MAGIC_VALID, remedy=remedy)
     if path.suffix == ".safetensors" or looks_like_safetensors(start, size_bytes):
+        from apr.formats.safetensors.read import read_safetensors
+
         return read_safetensors(path)
     raise damaged(
         "the file is of no known format",
@@ -78,6 +79,8 @@ _EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors file, or a Huggin
 
 
 def _open_directory(path: Path) -> Checkpoint:
+    from apr.formats.hf.read import read_hf_directory
+
     try:
         return read_hf_directory(path)
     except OSError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,10 +84,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.rename(temporary, path)
         _sync_directory(path.parent)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_tree(temporary)
         if isinstance(error, OSError):
             raise _refusal(error, path) from error
         raise
+
+
+def _remove_tree(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _check_parent(path: Path) -> None:
@@ -103,7 +107,7 @@ def _check_parent(path: Path) -> None:
 
 def _temporary_path(path: Path) -> Path:
     """A hidden name in the same directory, as a rename is atomic only within one file system."""
-    suffix = f".{secrets.token_hex(6)}.tmp"
+    suffix = f".{os.urandom(6).hex()}.tmp"
     stem = os.fsencode(path.name)[: _LONGEST_NAME_BYTES - 1 - len(suffix)].decode(errors="ignore")
     return path.parent / f".{stem}{suffix}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from apr.storage.checksums import Blake3, crc32, crc32_combine
@@ -36,6 +35,8 @@ class ExtentSums:
 
 def sum_extents(file: SourceFile, extents: Sequence[Extent]) -> list[ExtentSums]:
     """The sums of each extent, in the given order. Reads and sums run outside Python's global lock."""
+    from concurrent.futures import ThreadPoolExecutor
+
     if not extents:
         return []
     thread_count = min(_MOST_THREADS, usable_cores(), len(extents))

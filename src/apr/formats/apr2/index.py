@@ -53,7 +53,7 @@ def unpack_index(index: bytes, count: int, complain: Complain) -> tuple[list[Ind
     """`count` entries from the start of `index`, and how many bytes they took.
 
     Raises what `complain(what, offset in the index, expected, found)` makes for an entry that runs over the end, a
-    name that is not UTF-8, repeated or out of order, an unknown dtype code, or a shape no reader can address.
+    name that is empty, not UTF-8, repeated or out of order, an unknown dtype code, or a shape no reader can address.
     """
     entries: list[IndexEntry] = []
     previous = b""
@@ -61,6 +61,10 @@ def unpack_index(index: bytes, count: int, complain: Complain) -> tuple[list[Ind
     for number in range(count):
         start = position
         name, position = _take_name(index, start, number, complain)
+        if not name:
+            raise complain(
+                "an index entry has an empty name", start, f"{count} entries with a name", f"{number} of them"
+            )
         if number and name <= previous:
             what = "two tensors have the same name" if name == previous else "tensor names are not in order"
             raise complain(what, start, f"a name after {previous!r} in byte order", repr(name))

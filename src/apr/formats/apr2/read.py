@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +19,10 @@ from apr.formats.apr2.metadata import (
 )
 from apr.formats.apr2.sections import Sections, read_sections
 from apr.formats.apr2.tokenizer import TENSOR_PREFIX, recorded_vocabulary_size, tokenizer_loader
-from apr.formats.apr2.verify import verify_file
-from apr.formats.base import Checkpoint, Format, IntegrityProblem, Stamp, StampKey
+from apr.formats.base import Checkpoint, Format, IntegrityProblem, Stamp, StampKey, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.json_text import parse_object, without_tagged_floats
-from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY, recorded_from_json
+from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY, Recorded, recorded_from_json
 from apr.storage.reading import SourceFile
 
 _STAMP_KEYS = (StampKey.APR_ARCHITECTURE, StampKey.APR_HF_ARCHITECTURE, StampKey.APR_HF_MODEL_TYPE)
@@ -69,8 +68,19 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
         tokenizer_files=load_tokenizer,
         tokenizer_vocabulary_size=recorded_vocabulary_size(metadata, load_tokenizer),
         problems=tuple(problems),
-        verify_checksums=lambda: verify_file(file, entries, recorded.tensor_digests, has_footer=has_footer),
+        verify_checksums=_verifier(file, entries, recorded, has_footer),
     )
+
+
+def _verifier(
+    file: SourceFile, entries: Sequence[TensorEntry], recorded: Recorded, has_footer: bool
+) -> Callable[[], tuple[IntegrityProblem, ...]]:
+    def verify() -> tuple[IntegrityProblem, ...]:
+        from apr.formats.apr2.verify import verify_file
+
+        return verify_file(file, entries, recorded.tensor_digests, has_footer=has_footer)
+
+    return verify
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:

@@ -6,12 +6,14 @@ Text files stand in the metadata while they are small; large or binary ones as U
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import DType
 from apr.formats.tokenizer_facts import Vocabulary, read_vocabulary
-from apr.formats.writing import TensorToWrite, tensor_from_bytes
+
+if TYPE_CHECKING:
+    from apr.formats.writing import TensorToWrite
 
 FILES_KEY = "hf_tokenizer_files"
 TENSOR_PREFIX = "__apr__.tokenizer/"
@@ -31,6 +33,8 @@ def tokenizer_metadata(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def tokenizer_tensors(files: Mapping[str, bytes]) -> list[TensorToWrite]:
     """The U8 tensors for those of `files` that do not go into the metadata."""
+    from apr.formats.writing import tensor_from_bytes
+
     _, blobs = _split(files)
     return [tensor_from_bytes(TENSOR_PREFIX + name, DType.U8, (len(data),), data) for name, data in blobs.items()]
 

@@ -12,7 +12,6 @@ from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint, Format, IntegrityProblem, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.damage import damaged
-from apr.formats.digest_check import verify_digests
 from apr.formats.hf.weights import Weights, open_weights
 from apr.formats.json_text import read_bounded, read_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
@@ -72,7 +71,12 @@ def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
 def _verifier(
     tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]
 ) -> Callable[[], tuple[IntegrityProblem, ...]]:
-    return lambda: verify_digests(tensors, digests)
+    def verify() -> tuple[IntegrityProblem, ...]:
+        from apr.formats.digest_check import verify_digests
+
+        return verify_digests(tensors, digests)
+
+    return verify
 
 
 def _optional_object(path: Path) -> Mapping[str, Any] | None:
