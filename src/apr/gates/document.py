@@ -34,7 +34,7 @@ def preflight_document(examination: Examination) -> dict[str, Any]:
             if verdict is None or verdict.evidence.runner_up is None
             else _candidate(verdict.evidence.runner_up),
             "config": _dimensions(verdict.evidence.candidates) if verdict is not None else {},
-            "reasons": [] if verdict is None else [*verdict.reasons, *verdict.evidence.reasons],
+            "reasons": [] if verdict is None else list(verdict.reasons),
         },
         "ledger": None if facts.plan is None else _ledger(facts.plan),
         "weights_digest": facts.source_digest,

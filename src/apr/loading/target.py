@@ -21,7 +21,7 @@ FEWEST_TENSORS_CAP = 4096
 
 def make_target(checkpoint: Checkpoint, architecture: Architecture, config: ResolvedConfig) -> Target | None:
     """The target of loading `checkpoint` as `architecture`, without torch; None when only the zoo could tell."""
-    entry = load_atlas().find_class(architecture.class_name)
+    entry = load_atlas().find_class(architecture.class_name, architecture.model_type)
     expected = None if entry is None else expected_tensors(entry, config.values, max_tensors=tensor_cap(checkpoint))
     return None if expected is None else Target(architecture, config, expected, origin="atlas")
 

@@ -1,0 +1,101 @@
+"""What the proof costs: `pretrain --init --num-steps 0` on a 1 GB bf16 checkpoint, beside `from_pretrained`.
+
+Prints, each side in turn in one run: peak resident memory above a process that only imported torch and transformers
+(must stay within the model plus 400 MB), bytes read from the file, and the seconds of each gate stage beside
+`from_pretrained` and one plain read of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from common import print_environment, run_process
+
+MODEL = """
+import sys, torch
+from pathlib import Path
+from transformers import Qwen2Config, Qwen2ForCausalLM
+torch.manual_seed(0)
+config = Qwen2Config(vocab_size={vocabulary}, hidden_size=1024, num_hidden_layers={layers}, num_attention_heads=16,
+                     num_key_value_heads=4, intermediate_size=4096, max_position_embeddings=2048,
+                     tie_word_embeddings=True, bos_token_id=0, eos_token_id=0)
+torch.set_default_dtype(torch.bfloat16)
+model = Qwen2ForCausalLM(config)
+model.save_pretrained(sys.argv[1])
+"""
+
+IMPORT_ONLY = "import torch, transformers; from transformers import Qwen2ForCausalLM"
+
+FROM_PRETRAINED = """
+import sys, time, torch
+from transformers import AutoModelForCausalLM
+start = time.perf_counter()
+AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+print(time.perf_counter() - start)
+"""
+
+PLAIN_READ = """
+import sys, time
+start = time.perf_counter()
+with open(sys.argv[1], 'rb', buffering=0) as file:
+    buffer = bytearray(8 << 20)
+    while file.readinto(buffer):
+        pass
+print(time.perf_counter() - start)
+"""
+
+OUR_ROAD = """
+import sys, time
+from pathlib import Path
+import torch, transformers
+from transformers import Qwen2ForCausalLM
+from apr.gates.road import RoadOptions, deepen, examine, try_load
+clock = time.perf_counter
+marks = [clock()]
+examination = examine(Path(sys.argv[1]), RoadOptions(may_use_zoo=True)); marks.append(clock())
+examination = deepen(examination); marks.append(clock())
+model, examination = try_load(examination); marks.append(clock())
+assert examination.is_accepted, [f.message for f in examination.refusals]
+print(*(later - earlier for earlier, later in zip(marks, marks[1:])), examination.facts.receipt.bytes_read)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print_environment("torch", "transformers", "apr")
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        code = MODEL.format(layers=arguments.layers, vocabulary=arguments.vocabulary)
+        made = run_process([sys.executable, "-c", code, str(model)])
+        assert made.exit_code == 0, made.stderr
+        weights = model / "model.safetensors"
+        size = weights.stat().st_size
+        print(f"model: {size / 1e9:.3f} GB bf16")
+        for _ in range(arguments.rounds):
+            base = run_process([sys.executable, "-c", IMPORT_ONLY])
+            theirs = run_process([sys.executable, "-c", FROM_PRETRAINED, str(model)])
+            read = run_process([sys.executable, "-c", PLAIN_READ, str(weights)])
+            ours = run_process([sys.executable, "-c", OUR_ROAD, str(model)])
+            assert ours.exit_code == 0, ours.stderr
+            headers, values, resident, bytes_read = map(float, ours.stdout.split())
+            print(
+                f"seconds: from_pretrained {float(theirs.stdout):.2f}, one plain read {float(read.stdout):.2f}, "
+                f"headers {headers:.2f}, every byte {values:.2f}, load + receipt + buffers + probe {resident:.2f}"
+            )
+            over = ours.peak_rss_bytes - base.peak_rss_bytes - size
+            print(
+                f"peak RSS: imports only {base.peak_rss_bytes / 1e6:.0f} MB, "
+                f"from_pretrained {theirs.peak_rss_bytes / 1e6:.0f} MB, ours {ours.peak_rss_bytes / 1e6:.0f} MB: "
+                f"model + {over / 1e6:.0f} MB above the imports (allowed 400); load read {bytes_read / size:.2f} x the file"
+            )
+
+
+if __name__ == "__main__":
+    main()
