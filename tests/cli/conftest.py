@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,3 +41,13 @@ def apr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Answer(exit_code, printed.out, printed.err)
 
     return call
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `apr ARGUMENTS`."""
+    program = (
+        "import sys; from apr.cli.main import run; run(sys.argv[1:]); sys.stdout.flush();"
+        "sys.stderr.write('\\n' + ' '.join(sorted(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return set(result.stderr.splitlines()[-1].split())

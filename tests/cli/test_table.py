@@ -12,6 +12,7 @@ import click
 import pytest
 
 from apr.cli.table import COMMANDS, CommandRow
+from tests.cli.conftest import imported_by
 
 HEAVY = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pydantic", "rich", "yaml", "gguf", "matplotlib")
 
@@ -34,16 +35,6 @@ def test_every_command_shows_help(apr: Callable, row: CommandRow) -> None:
     answer = apr(row.name, "--help")
     assert answer.exit_code == 0
     assert answer.stdout.startswith(f"Usage: apr {row.name}")
-
-
-def imported_by(*arguments: str) -> set[str]:
-    """Top-level modules in a fresh interpreter after `apr ARGUMENTS`."""
-    program = (
-        "import sys; from apr.cli.main import run; run(sys.argv[1:]); sys.stdout.flush();"
-        "sys.stderr.write('\\n' + ' '.join(sorted(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    return set(result.stderr.splitlines()[-1].split())
 
 
 def test_help_imports_no_command_and_nothing_heavy() -> None:

@@ -115,7 +115,12 @@ def test_provenance_is_paid_by_fact(tmp_path: Path, name: str, value: str, point
         (VOCABULARY - 7, WITH_VOCABULARY, 15, "the tokenizer parses and fits the embedding"),
         (VOCABULARY + 1, WITH_VOCABULARY, 0, "the tokenizer needs 97 embedding rows, the model has 96"),
         (0, WITH_VOCABULARY, 0, "a vocabulary size is recorded, but no tokens"),
-        (VOCABULARY, Flags.LAYOUT_ROW_MAJOR, 0, "the HAS_VOCAB flag is not set (apr stamp --tokenizer DIR)"),
+        (
+            VOCABULARY,
+            Flags.LAYOUT_ROW_MAJOR,
+            0,
+            "the HAS_VOCAB flag is not set, so other readers do not see the tokenizer (apr stamp --tokenizer DIR)",
+        ),
     ],
     ids=["fits", "smaller", "larger", "size only", "no flag"],
 )

@@ -192,9 +192,9 @@ def _is_known(stamp: Stamp, verdict: Verdict) -> bool:
 
 
 def _tokenizer(checkpoint: Checkpoint, verdict: Verdict) -> Item:
-    problem = None if _announces_tokenizer(checkpoint) else "the HAS_VOCAB flag is not set (apr stamp --tokenizer DIR)"
-    if problem is None:
-        problem = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict)).problem
+    problem = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict)).problem
+    if problem is None and not _announces_tokenizer(checkpoint):
+        problem = "the HAS_VOCAB flag is not set, so other readers do not see the tokenizer (apr stamp --tokenizer DIR)"
     return _item("tokenizer", "usable", 15, problem is None, "the tokenizer parses and fits the embedding", problem)
 
 
