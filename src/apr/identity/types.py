@@ -117,10 +117,12 @@ class Origin(StrEnum):
 class ResolvedConfig:
     """The config a model is built from, with the origin of every value; `missing`: facts that nobody recorded.
 
-    values: complete Hugging Face config of `architecture` (the config class can be built from it).
+    values: complete Hugging Face config of `architecture` (the config class can be built from it). conflicts:
+    recorded facts that contradict each other or the tensors, as readable lines.
     """
 
     architecture: Architecture
     values: Mapping[str, Any]
     origins: Mapping[str, Origin]
     missing: tuple[str, ...]
+    conflicts: tuple[str, ...] = ()

@@ -1,0 +1,143 @@
+"""The atlas: every known architecture's on-disk tensors and config facts, generated from the model zoo.
+
+The data is written by `tools/build_atlas.py` from the installed transformers and shipped with the package; nothing
+here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from apr.identity.entries import (
+    MOST_TENSORS,
+    Entry,
+    condition_holds,
+    entry_from_json,
+    expand,
+    resolve_fields,
+)
+from apr.identity.types import Architecture, ExpectedTensor, Kind
+
+DATA_FILE = "atlas.json.gz"
+
+
+class Atlas:
+    """Look-up over the entries; an entry is parsed when it is asked for.
+
+    lines: one JSON text for each entry; index: one row `[class, model type, kind, ...]` for each line.
+    """
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._head: Mapping[str, Any] = json.loads(lines[0])
+        self._lines = lines[1:]
+        self._entries: dict[int, Entry] = {}
+
+    @cached_property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """The closed vocabulary, in the order of the data."""
+        return tuple(Architecture(row[0], row[1], Kind(row[2])) for row in self._head["index"])
+
+    @property
+    def source(self) -> str:
+        """What the atlas was generated from, as `transformers 5.23.0`."""
+        return str(self._head["source"])
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        """Model types the zoo knows and the atlas lacks, with the reason."""
+        return MappingProxyType(self._head["absent"])
+
+    @cached_property
+    def pattern_ids(self) -> Mapping[str, int]:
+        """All name patterns of the atlas, every number written `#`, with their place in `pattern_sets`."""
+        return {pattern: at for at, pattern in enumerate(self._head["patterns"])}
+
+    @cached_property
+    def pattern_sets(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
+        """For each entry the patterns it must have, and all it can have, as places of `pattern_ids`."""
+        return tuple((frozenset(row[3]), frozenset(row[3]) | frozenset(row[4])) for row in self._head["index"])
+
+    def entry_at(self, at: int) -> Entry:
+        if at not in self._entries:
+            self._entries[at] = entry_from_json(json.loads(self._lines[at]))
+        return self._entries[at]
+
+    def entry(self, architecture: Architecture) -> Entry:
+        """The entry of a member of the vocabulary."""
+        return self.entry_at(self._positions[architecture.class_name, architecture.model_type])
+
+    def find_class(self, name: str, model_type: str | None = None) -> Entry | None:
+        """The entry of a class name, spelled exactly; for a class of several model types the one asked for, else the
+        one that the class itself declares."""
+        places = self._by_class.get(name, ())
+        exact = [at for at in places if self.architectures[at].model_type == model_type]
+        return self.entry_at((*exact, *places)[0]) if places else None
+
+    def find_model_type(self, name: str) -> tuple[Entry, ...]:
+        """Entries of a model type, spelled exactly (one model type may have several heads)."""
+        return tuple(self.entry_at(at) for at in self._by_model_type.get(name, ()))
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, str], int]:
+        return {(each.class_name, each.model_type): at for at, each in enumerate(self.architectures)}
+
+    @cached_property
+    def _by_class(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for at, architecture in enumerate(self.architectures):
+            found.setdefault(architecture.class_name, []).append(at)
+        return found
+
+    @cached_property
+    def _by_model_type(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for at, architecture in enumerate(self.architectures):
+            found.setdefault(architecture.model_type, []).append(at)
+        return found
+
+
+@lru_cache(maxsize=1)
+def load_atlas() -> Atlas:
+    """The shipped atlas, read once for each process."""
+    packed = (resources.files("apr.identity") / "data" / DATA_FILE).read_bytes()
+    return Atlas(gzip.decompress(packed).splitlines())
+
+
+def expected_tensors(
+    entry: Entry, config: Mapping[str, Any], max_tensors: int = MOST_TENSORS
+) -> Mapping[str, ExpectedTensor] | None:
+    """Every tensor that `entry` wants on disk under `config`, by name; optional and tied ones are marked.
+
+    None when the atlas cannot say exactly (an inexact entry, or a config value whose effect on the tensors it does
+    not express): then the class has to be built without memory to learn its tensors. Absent config fields take the
+    default of the config class. Raises UnevaluableError for unusable values, before more than `max_tensors` names
+    are made.
+    """
+    if not entry.is_exact or uses_unexpressed_value(entry, config):
+        return None
+    return symbolic_tensors(entry, config, max_tensors)
+
+
+def symbolic_tensors(
+    entry: Entry, config: Mapping[str, Any], max_tensors: int = MOST_TENSORS
+) -> Mapping[str, ExpectedTensor]:
+    """What the templates of `entry` say under `config`, exact or not."""
+    fields = resolve_fields(entry, config)
+    tensors: dict[str, ExpectedTensor] = {}
+    for template in entry.templates:
+        if condition_holds(template.when, fields):
+            for tensor in expand(template, fields, min(max_tensors, MOST_TENSORS) - len(tensors)):
+                tensors[tensor.name] = tensor
+    return MappingProxyType(tensors)
+
+
+def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
+    """Whether `config` sets a field, whose effect the templates do not express, to another value than the default."""
+    fields = resolve_fields(entry, config)
+    return any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed)

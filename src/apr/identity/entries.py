@@ -1,0 +1,206 @@
+"""One entry of the atlas: an architecture's on-disk tensors as templates over its config fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from apr.identity.shapes import UnevaluableError, checked_integer, evaluate
+from apr.identity.types import Architecture, ExpectedTensor, Kind
+
+MOST_TENSORS = 100_000
+"""No checkpoint in circulation holds as many tensors; a config that asks for more is hostile or broken."""
+
+Condition = tuple[tuple[tuple[str, Any], ...], ...]
+"""Alternatives, each a conjunction of (config field, value); the value `"set"` means any but null. Empty: always."""
+
+Place = tuple[tuple[str, str, Any], ...]
+"""Conjunction of (operator, left, right) over the loop variables: `("<", "layer", "first_k_dense_replace")`."""
+
+_COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
+    "<": lambda left, right: left < right,
+    ">=": lambda left, right: left >= right,
+    "==": lambda left, right: left == right,
+    "!=": lambda left, right: left != right,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A family of tensors: `pattern` has one `{name}` for each loop `(name, extent expression)`.
+
+    dims: expressions. when: the condition on config fields under which the tensors exist. where: on which layers.
+    tied_to: the tensor whose bytes it shares. is_optional: may be absent or present without changing the model.
+    is_loose: only the name is known (every number written `#`), neither shape nor extent.
+    """
+
+    pattern: str
+    dims: tuple[str, ...]
+    loops: tuple[tuple[str, str], ...] = ()
+    when: Condition = ()
+    where: Place = ()
+    tied_to: str | None = None
+    is_optional: bool = False
+    is_loose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One architecture of the atlas.
+
+    is_exact: symbolic evaluation reproduced the real model on random configs. defaults: what the config class gives
+    to absent fields. aliases: other spellings of a field. derived: (field, expression) for fields left unset.
+    fixed: fields that change the tensors in a way the templates do not express; only their default is known.
+    base_prefix: the name of the base model inside the class (`model`, `transformer`), empty for base models.
+    rope: the rotary parameters of a config that says nothing of them, None for classes without them.
+    """
+
+    architecture: Architecture
+    is_exact: bool
+    defaults: Mapping[str, Any]
+    aliases: Mapping[str, str]
+    derived: tuple[tuple[str, str], ...]
+    fixed: tuple[str, ...]
+    base_prefix: str
+    rope: Mapping[str, Any] | None
+    templates: tuple[Template, ...]
+
+
+def entry_from_json(document: Mapping[str, Any]) -> Entry:
+    """The entry as `tools/build_atlas.py` wrote it."""
+    return Entry(
+        architecture=Architecture(document["class"], document["model_type"], Kind(document["kind"])),
+        is_exact=document["exact"],
+        defaults=document["defaults"],
+        aliases=document["aliases"],
+        derived=tuple((field, expression) for field, expression in document["derived"]),
+        fixed=tuple(document["fixed"]),
+        base_prefix=document["base_prefix"],
+        rope=document["rope"],
+        templates=tuple(_template_from_json(row) for row in document["tensors"]),
+    )
+
+
+def _template_from_json(row: list[Any]) -> Template:
+    pattern, dims, *rest = row
+    extra = rest[0] if rest else {}
+    return Template(
+        pattern=pattern,
+        dims=tuple(dims),
+        loops=tuple((name, extent) for name, extent in extra.get("loops", ())),
+        when=tuple(tuple((field, value) for field, value in terms) for terms in extra.get("when", ())),
+        where=tuple((operator, left, right) for operator, left, right in extra.get("where", ())),
+        tied_to=extra.get("tied"),
+        is_optional=extra.get("optional", False),
+        is_loose=extra.get("loose", False),
+    )
+
+
+def is_unset(value: object) -> bool:
+    """None, and the word that some config classes use for it."""
+    return value is None or value == "auto"
+
+
+def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields as the config class would hold them: own names, defaults for absent ones, derived ones filled.
+
+    Nested configs are addressed with dots (`text_config.hidden_size`). Raises UnevaluableError when a value that a
+    derived field needs cannot be used.
+    """
+    fields = dict(entry.defaults)
+    for key, value in _flattened(config):
+        field = entry.aliases.get(key, key)
+        if field in fields or field not in entry.aliases.values():
+            fields[field] = value
+    for field, expression in entry.derived:
+        if is_unset(fields.get(field)):
+            fields[field] = evaluate(expression, fields)
+    return fields
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        yield prefix + str(key), value
+        if isinstance(value, Mapping) and str(key).endswith("config") and prefix.count(".") < 2:
+            yield from _flattened(value, f"{prefix}{key}.")
+
+
+def expand(template: Template, fields: Mapping[str, Any], most_tensors: int) -> Iterator[ExpectedTensor]:
+    """The tensors of a template whose condition holds, at most `most_tensors`; UnevaluableError beyond that."""
+    extents = [evaluate(extent, fields) for _, extent in template.loops]
+    if math.prod(max(extent, 0) for extent in extents) > most_tensors:
+        raise UnevaluableError(
+            "the config asks for more tensors than the file can explain",
+            where=f"config fields of {template.pattern}: " + ", ".join(extent for _, extent in template.loops),
+            expected=f"at most {most_tensors} tensors",
+            found=" x ".join(str(extent) for extent in extents),
+            invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+            remedy="correct the config, or fetch an intact copy of the checkpoint",
+        )
+    names = [name for name, _ in template.loops]
+    varies = bool(template.where) or any(name in dim for dim in template.dims for name in names)
+    shape = None if varies else _shape(template, fields)
+    for numbers in product(*(range(extent) for extent in extents)):
+        placed = dict(zip(names, numbers, strict=True))
+        if varies:
+            scope = {**fields, **placed}
+            if not place_holds(template.where, scope):
+                continue
+            shape = _shape(template, scope)
+        tied_to = template.tied_to.format(**placed) if template.tied_to is not None else None
+        yield ExpectedTensor(template.pattern.format(**placed), shape or (), tied_to, template.is_optional)
+
+
+def _shape(template: Template, fields: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(checked_integer(f"shape of {template.pattern}", evaluate(dim, fields)) for dim in template.dims)
+
+
+def condition_holds(condition: Condition, fields: Mapping[str, Any]) -> bool:
+    """Whether the config fields meet one alternative of the condition; true and 1 are told apart from other values."""
+    return not condition or any(all(_literal_holds(_state_of(f, fields), v) for f, v in terms) for terms in condition)
+
+
+def _state_of(field: str, fields: Mapping[str, Any]) -> object:
+    """The value of a field, or whether two sides are equal (`a==b`); an unset side counts as 0."""
+    left, is_equality, right = field.partition("==")
+    if not is_equality:
+        return fields.get(field)
+    other = int(right) if right.isdigit() else fields.get(right)
+    return (fields.get(left) or 0) == (other or 0)
+
+
+def _literal_holds(found: object, wanted: object) -> bool:
+    if wanted == "set":
+        return not is_unset(found)
+    if wanted is None:
+        return is_unset(found)
+    if isinstance(wanted, bool):
+        return bool(found) is wanted
+    return found == wanted
+
+
+def place_holds(place: Place, scope: Mapping[str, Any]) -> bool:
+    """Whether a layer belongs to a template; `scope` holds the config fields and the loop variables."""
+    return all(_comparison_holds(operator, left, right, scope) for operator, left, right in place)
+
+
+def _comparison_holds(operator: str, left: str, right: Any, scope: Mapping[str, Any]) -> bool:
+    if operator in _COMPARISONS:
+        return _COMPARISONS[operator](evaluate(left, scope), evaluate(str(right), scope))
+    items = scope.get(left)
+    layer = scope["layer"]
+    if not isinstance(items, list | tuple):
+        raise UnevaluableError("a config field is not a list", where=f"config field {left}", found=repr(items)[:80])
+    if operator in ("holds", "lacks"):
+        return (layer in items) is (operator == "holds")
+    if layer >= len(items):
+        raise UnevaluableError(
+            "a config list is shorter than the model is deep",
+            where=f"config field {left}",
+            expected=f"at least {layer + 1} items",
+            found=str(len(items)),
+        )
+    return (items[layer] == right) is (operator == "item")

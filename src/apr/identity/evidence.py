@@ -1,0 +1,148 @@
+"""The evidence: from names and shapes to every architecture that explains all tensors, and the closest that does not.
+
+Two-way: an architecture explains a file when nothing it wants is absent and nothing in the file is unknown to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apr.formats.base import Checkpoint
+from apr.identity.atlas import Atlas, load_atlas
+from apr.identity.claim import read_claim
+from apr.identity.folding import fold_names
+from apr.identity.matching import Account, FileNames, file_names, match
+from apr.identity.types import Architecture, Claim, Evidence
+from apr.identity.wrappers import describe_wrapping
+
+INTERNAL_PREFIXES = ("__training__.", "__apr__.")
+"""Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
+
+CANONICAL = (
+    *("llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "opt", "bert", "mamba", "rwkv", "gemma", "gemma2"),
+    *("phi", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "olmo", "olmo2", "granite", "roberta", "bart"),
+)
+"""Model types that a group of name twins is named after, best known first."""
+
+_CLOSEST_TRIED = 8
+_GROUPS_SHOWN = 4
+
+
+def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evidence:
+    """What the tensors of `checkpoint` show, from headers alone.
+
+    candidates: architectures that explain every tensor; those the stamps name first, then the best known of the
+    group. runner_up: the claimed architecture when it does not explain all, else the closest other one. Tensors
+    that belong to the container, not to the model, are left out of account.
+    """
+    claim = claim or read_claim(checkpoint)
+    names = model_tensors(checkpoint)
+    atlas = load_atlas()
+    named = [architecture for _, meanings in claim.readings for architecture in meanings]
+    fitting, near = explaining_entries(atlas, names)
+    fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
+    runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
+    return Evidence(
+        candidates=tuple(account.candidate() for account in fitting),
+        runner_up=None if runner_up is None else runner_up.candidate(),
+        reasons=tuple(_reasons(names, fitting, runner_up)),
+    )
+
+
+def model_tensors(checkpoint: Checkpoint) -> FileNames:
+    """Names and shapes of the tensors that belong to the model; zero-byte placeholders apart."""
+    kept = {name: entry for name, entry in checkpoint.tensors.items() if not name.startswith(INTERNAL_PREFIXES)}
+    return file_names(
+        {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
+        frozenset(name for name, entry in kept.items() if entry.is_placeholder),
+    )
+
+
+def explaining_entries(atlas: Atlas, names: FileNames) -> tuple[list[Account], list[tuple[int, int]]]:
+    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place)."""
+    ids = atlas.pattern_ids
+    stored = {ids[pattern] for pattern in names.groups if pattern in ids}
+    unknown = sum(pattern not in ids for pattern in names.groups)
+    fitting, near = [], []
+    for at, (required, possible) in enumerate(atlas.pattern_sets):
+        distance = len(required - stored) + len(stored - possible) + unknown
+        if distance == 0:
+            account = match(atlas.entry_at(at), names)
+            if account.explains_all:
+                fitting.append(account)
+                continue
+        near.append((distance, at))
+    return fitting, sorted(near)
+
+
+def _rank(architecture: Architecture, claim: Claim, named: Sequence[Architecture]) -> tuple[object, ...]:
+    model_type = architecture.model_type
+    votes = sum(architecture in meanings for _, meanings in claim.readings)
+    known = CANONICAL.index(model_type) if model_type in CANONICAL else len(CANONICAL)
+    return (
+        architecture != claim.architecture,
+        -votes,
+        known,
+        model_type,
+        named.index(architecture) if architecture in named else len(named),
+        load_atlas().architectures.index(architecture),
+    )
+
+
+def _runner_up(
+    atlas: Atlas,
+    names: FileNames,
+    near: Sequence[tuple[int, int]],
+    fitting: Sequence[Account],
+    claim: Claim,
+    recorded: Mapping[str, Any],
+) -> Account | None:
+    explaining = {account.entry.architecture for account in fitting}
+    if claim.architecture is not None and claim.architecture not in explaining:
+        return match(atlas.entry(claim.architecture), names, recorded=recorded)
+    types = {architecture.model_type for architecture in explaining}
+    places = [at for _, at in near if atlas.architectures[at].model_type not in types]
+    accounts = [match(atlas.entry_at(at), names) for at in places[:_CLOSEST_TRIED]]
+    return min(accounts, key=lambda each: (each.leftovers, _rank(each.entry.architecture, claim, ())), default=None)
+
+
+def _reasons(names: FileNames, fitting: Sequence[Account], runner_up: Account | None) -> list[str]:
+    reasons = []
+    if fitting:
+        types = list(dict.fromkeys(account.entry.architecture.model_type for account in fitting))
+        reasons.append(f"all {len(names.shapes)} tensors are explained by {_listed(types)}")
+    else:
+        reasons.append(f"no known architecture explains all {len(names.shapes)} tensors")
+        reasons += describe_wrapping(names)
+    if runner_up is not None:
+        reasons += _against(runner_up, fitting)
+    if names.placeholders:
+        reasons.append(
+            f"{_listed(sorted(names.placeholders))} is stored with zero bytes, which means tied to the input embedding"
+        )
+    return reasons
+
+
+def _against(runner_up: Account, fitting: Sequence[Account]) -> list[str]:
+    """Why the runner-up does not explain the file, each group of tensors with the count it stands for."""
+    name = runner_up.entry.architecture.model_type
+    known = f"known to {fitting[0].entry.architecture.model_type}, not to {name}" if fitting else f"unknown to {name}"
+    lines = [
+        f"{_count(count)} {folded} {'is' if count == 1 else 'are'} {known}"
+        for folded, count in fold_names(runner_up.unused)[:_GROUPS_SHOWN]
+    ]
+    lines += [
+        f"{name} wants {_count(count)} {folded}, which the file lacks"
+        for folded, count in fold_names(runner_up.unfilled)[:_GROUPS_SHOWN]
+    ]
+    return lines + [f"as {name}, {conflict}" for conflict in runner_up.shape_conflicts[:_GROUPS_SHOWN]]
+
+
+def _count(count: int) -> str:
+    return "1 tensor" if count == 1 else f"{count} tensors"
+
+
+def _listed(words: Sequence[str]) -> str:
+    shown = list(words[:6]) + ([f"{len(words) - 6} more"] if len(words) > 6 else [])
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1]

@@ -1,0 +1,106 @@
+"""Choosing the config flags under which an architecture's templates suit a file's tensors best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from apr.identity.entries import Entry, Template, condition_holds
+
+_MOST_SETTINGS = 1 << 12
+Settings = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class SeenTemplate:
+    """The file tensors that bear a template's name: loop numbers to tensor name. fits_rank: as many dims as wanted."""
+
+    template: Template
+    rows: dict[tuple[int, ...], str] = field(default_factory=dict)
+    fits_rank: bool = True
+
+
+def choose_settings(
+    entry: Entry, seen: Sequence[SeenTemplate], recorded: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[SeenTemplate]]:
+    """Flags that leave no template over on either side, and the templates they choose.
+
+    Among equals a stored head counts as untied, then recorded flags and class defaults are preferred. When no flags
+    explain the file, the recorded or default ones stand (only ties follow the tensors): so the leftovers are those
+    of loading the file as that architecture.
+    """
+    choices = _choices(entry, seen, recorded)
+    best = min(_judged(choices, seen), key=lambda judged: judged[:3], default=None)
+    if best is None:
+        return {}, list(seen)
+    if best[0] > 0:
+        ties = {name for each in seen if each.template.tied_to for terms in each.template.when for name, _ in terms}
+        kept = {name: values if name in ties else values[:1] for name, values in choices.items()}
+        best = min(_judged(kept, seen), key=lambda judged: judged[:3])
+    return best[3], [each for each in seen if _holds(each.template, best[3])]
+
+
+def _judged(
+    choices: Mapping[str, Sequence[Any]], seen: Sequence[SeenTemplate]
+) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+    """Every setting with (templates left over, stored ties, flags changed from the preferred value)."""
+    stored = {each.template.pattern for each in seen if each.rows}
+    for count, setting in enumerate(product(*choices.values())):
+        if count >= _MOST_SETTINGS:
+            return
+        fields = dict(zip(choices, setting, strict=True))
+        chosen = [each for each in seen if _holds(each.template, fields)]
+        wanting = sum(not each.rows and not may_be_absent(each.template) for each in chosen)
+        misfits = sum(bool(each.rows) and not each.fits_rank for each in chosen)
+        unused = len(stored - {each.template.pattern for each in chosen})
+        stored_ties = sum(bool(each.rows) for each in chosen if each.template.tied_to is not None)
+        changes = sum(value != values[0] for value, values in zip(setting, choices.values(), strict=True))
+        yield wanting + misfits + unused, stored_ties, changes, fields
+        if wanting + misfits + unused + stored_ties + changes == 0:
+            return
+
+
+def may_be_absent(template: Template) -> bool:
+    """Whether a file of the architecture may lack the template's tensors."""
+    return template.is_optional or template.tied_to is not None
+
+
+def _choices(entry: Entry, seen: Sequence[SeenTemplate], recorded: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """For each flag that decides about a tensor: its possible values, the preferred one first."""
+    choices: dict[str, list[Any]] = {}
+    for each in seen:
+        for terms in each.template.when:
+            for name, value in terms:
+                values = choices.setdefault(name, [_preferred(entry, name, value, recorded)])
+                values += [other for other in (value, _other(value)) if other not in values]
+    return choices
+
+
+def _preferred(entry: Entry, name: str, value: Any, recorded: Mapping[str, Any]) -> Any:
+    if "==" in name:
+        return False
+    preferred = recorded.get(name, entry.defaults.get(name))
+    if value in (None, "set"):
+        return None if preferred is None else "set"
+    return bool(preferred) if isinstance(value, bool) else preferred
+
+
+def _other(value: Any) -> Any:
+    if value == "set":
+        return None
+    if value is None:
+        return "set"
+    return not value if isinstance(value, bool) else value
+
+
+def _holds(template: Template, fields: Settings) -> bool:
+    """`condition_holds` where equalities of two fields are chosen like flags."""
+    return not template.when or any(
+        all(
+            fields[name] == value if "==" in name else condition_holds((((name, value),),), fields)
+            for name, value in terms
+        )
+        for terms in template.when
+    )

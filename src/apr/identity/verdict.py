@@ -1,0 +1,78 @@
+"""The verdict: the claim held against the evidence."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from apr.formats.base import Checkpoint
+from apr.identity.claim import claimed_architectures, read_claim
+from apr.identity.evidence import gather_evidence
+from apr.identity.types import Architecture, Candidate, Claim, Evidence, Verdict, VerdictKind
+
+_TWINS_SHOWN = 12
+
+
+def give_verdict(checkpoint: Checkpoint) -> Verdict:
+    """What `checkpoint` claims to be against what its tensors show, from headers alone.
+
+    MATCH: only the claimed model type explains all tensors. AMBIGUOUS: others explain them as well. CONTRADICTION:
+    the claim does not explain them. UNKNOWN: no claim, a claim that contradicts itself, or one that is not in the
+    atlas; the evidence then still says what the tensors suggest.
+    """
+    claim = read_claim(checkpoint)
+    evidence = gather_evidence(checkpoint, claim)
+    if claim.architecture is None:
+        return Verdict(VerdictKind.UNKNOWN, claim, evidence, _without_claim(claim, evidence))
+    claimed = claimed_architectures(claim)
+    fitting = [candidate for candidate in evidence.candidates if candidate.architecture in claimed]
+    if not fitting:
+        return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
+    model_type = claim.architecture.model_type
+    twins = [candidate for candidate in evidence.candidates if candidate.architecture.model_type != model_type]
+    if twins:
+        reason = (
+            f"the tensors fit {model_type} as claimed, and as well its name twins {_types(twins)}: same names, same "
+            "shapes; values, the probe or the loss at step 0 have to tell them apart"
+        )
+        return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, (reason, *evidence.reasons))
+    reason = f"the tensors are those of {claim.architecture}, and of no other model type"
+    return Verdict(VerdictKind.MATCH, claim, evidence, (reason, *evidence.reasons))
+
+
+def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+    reasons = [
+        f"{one.place} says {one.value!r}, but {two.place} says {two.value!r}" for one, two in claim.disagreements
+    ]
+    reasons += [f"{stamp.place} says {stamp.value!r}, which is not in the atlas" for stamp in claim.unknown]
+    if not reasons:
+        reasons.append("the checkpoint does not say what it is")
+    if evidence.candidates:
+        reasons.append(f"its tensors suggest {evidence.candidates[0].architecture}")
+    return (*reasons, *evidence.reasons)
+
+
+def _contradiction(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+    if evidence.candidates:
+        shown = f"the tensors show {evidence.candidates[0].architecture}"
+    else:
+        shown = "its tensors are not those of that architecture, nor of any known one"
+    return (f"the stamps say {claim.architecture}, but {shown}", *evidence.reasons)
+
+
+def _types(candidates: Sequence[Candidate]) -> str:
+    types = list(dict.fromkeys(candidate.architecture.model_type for candidate in candidates))
+    more = f" and {len(types) - _TWINS_SHOWN} more" if len(types) > _TWINS_SHOWN else ""
+    return ", ".join(types[:_TWINS_SHOWN]) + more
+
+
+def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path | None = None) -> str:
+    """The exact command that stamps the checkpoint as `architecture`; `output` defaults to a sibling path."""
+    if output is None:
+        output = checkpoint_path.with_name(f"{checkpoint_path.stem}.{architecture.model_type}{checkpoint_path.suffix}")
+    return (
+        f"apr stamp {shlex.quote(str(checkpoint_path))} --architecture {architecture.model_type} "
+        f"--hf-architecture {architecture.class_name} --hf-model-type {architecture.model_type} "
+        f"-o {shlex.quote(str(output))}"
+    )

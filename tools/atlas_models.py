@@ -1,0 +1,197 @@
+"""Building small models without memory and reading what they would save: the observations the atlas is fitted to."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Mapping
+from typing import Any
+
+IRRELEVANT_FIELD = re.compile(
+    r"drop|^use_cache$|initializer|token_id$|_token_index$|^is_encoder_decoder$|^scale_embedding$|^id2label$|"
+    r"^label2id$|^rope_parameters$|^rope_scaling$|^rope_theta$|^output_|^return_|^use_return_dict$|^summary_|"
+    r"^forced_|^begin_suppress|^suppress_tokens$|^median_filter|^mask_|^apply_spec_augment$|^pretraining_tp$|"
+    r"^quantization_config$|^auto_map$|^init_std$|^init_device$|^problem_type$"
+)
+ACTIVATION_FIELD = re.compile(r"(^|_)(act|activation|afn|activation_function|hidden_act)(_|$)|act_fn")
+LAYERS_FIELD = re.compile(
+    r"^(text_config\.)?((num|n|encoder|decoder)_)?(hidden_|decoder_|encoder_|text_)?layers?$|num_hidden_layers$"
+)
+HEADS_FIELD = re.compile(r"heads?$|n_head$")
+KEY_VALUE_FIELD = re.compile(
+    r"(num_key_value_heads|num_kv_heads|n_head_kv|kv_heads|num_key_value_groups|multi_query_group_num)$"
+)
+HIDDEN_FIELD = re.compile(
+    r"^(text_config\.)?(hidden_size|n_embd|d_model|hidden_dim|dim|embedding_size|embed_dim|model_dim)$"
+)
+VOCABULARY_FIELD = re.compile(r"vocab_size$")
+
+UNLISTED_FIELDS: dict[str, type] = {
+    "head_dim": int,
+    "attention_bias": bool,
+    "mlp_bias": bool,
+    "tie_word_embeddings": bool,
+}
+"""Fields that model code reads with `getattr(config, name, ...)` although the config class does not list them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """On-disk tensors of one built model: shapes by name, ties by name, and the resolved config attributes."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    ties: Mapping[str, str]
+    attributes: Mapping[str, Any]
+
+
+class ZooClass:
+    """One class of the model zoo with the config class that builds it, and the values pinned to make it build."""
+
+    def __init__(self, model_class: type, config_class: type, pinned: Mapping[str, Any] | None = None) -> None:
+        from transformers.configuration_utils import PreTrainedConfig
+
+        self.model_class = model_class
+        self.config_class = config_class
+        self.pinned = dict(pinned or {})
+        common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+        self.fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in common}
+        self.unlisted = {name for name in UNLISTED_FIELDS if name not in self.fields} - set(
+            getattr(config_class, "attribute_map", None) or {}
+        )
+        self.fields.update(dict.fromkeys(sorted(self.unlisted)))
+
+    def default_of(self, name: str) -> Any:
+        if name in self.unlisted:
+            return None
+        field = self.fields[name]
+        if field.default is not dataclasses.MISSING:
+            return field.default
+        return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+
+    def allows_integer(self, name: str) -> bool:
+        if name in self.unlisted:
+            return UNLISTED_FIELDS[name] is int
+        default = self.default_of(name)
+        if isinstance(default, int) and not isinstance(default, bool):
+            return True
+        return "int" in str(self.fields[name].type) and (default is None or default == "auto")
+
+    def allows_boolean(self, name: str) -> bool:
+        if name in self.unlisted:
+            return UNLISTED_FIELDS[name] is bool
+        default = self.default_of(name)
+        return isinstance(default, bool) or (default is None and "bool" in str(self.fields[name].type))
+
+    def configure(self, values: Mapping[str, Any]) -> Any:
+        return self.config_class(**{**self.pinned, **values})
+
+    def observe(self, values: Mapping[str, Any]) -> Observed | None:
+        """What the model of these config values saves; None when the zoo refuses the values."""
+        try:
+            config = self.configure(values)
+            return Observed(*saved_tensors(self.model_class, config), self.attributes(config))
+        except Exception:  # noqa: BLE001  (the zoo refuses values in many ways; all mean: not this config)
+            return None
+
+    def attributes(self, config: Any) -> dict[str, Any]:
+        return {name: getattr(config, name, None) for name in self.fields}
+
+
+def saved_tensors(model_class: type, config: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes and ties of every tensor as `save_pretrained` names it, tied ones included, without allocating any."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), torch.device("meta"):
+        model = model_class(config)
+        model.tie_weights()
+    state = model.state_dict()
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    ties = _ties(model, state)
+    kept = {name: tensor for name, tensor in state.items() if name not in ties}
+    shapes = {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, dict(kept)).items()}
+    on_disk: dict[str, str] = {}
+    for name, target in ties.items():
+        alias = revert_weight_conversion(model, {name: state[name]})
+        original = revert_weight_conversion(model, {target: state[target]})
+        for alias_name, original_name in zip(alias, original, strict=True):
+            on_disk[alias_name] = original_name
+            shapes[alias_name] = tuple(alias[alias_name].shape)
+    return shapes, on_disk
+
+
+def _ties(model: Any, state: Mapping[str, Any]) -> dict[str, str]:
+    """Names that `save_pretrained` leaves out because they share another tensor, with that tensor's name."""
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    groups: dict[int, list[str]] = {}
+    for name in state:
+        groups.setdefault(id(model.get_parameter_or_buffer(name)), []).append(name)
+    kept = set(remove_tied_weights_from_state_dict(dict(state), model))
+    ties = {}
+    for names in groups.values():
+        stays = [name for name in names if name in kept]
+        ties.update({name: stays[0] for name in names if name not in kept and stays})
+    return ties
+
+
+class Sampler:
+    """Config values with pairwise different, mutually underivable dimensions, valid for most classes."""
+
+    def __init__(self, zoo: ZooClass, integers: list[str], seed: int) -> None:
+        self.zoo = zoo
+        self.integers = integers
+        self.random = random.Random(seed)
+        self.layer_choices = (2, 3, 4, 5)
+
+    def sample(self) -> dict[str, Any]:
+        draw = self.random
+        heads = draw.choice((4, 6, 12))
+        key_value = draw.choice([each for each in (1, 2, 3, 4, 6) if heads % each == 0 and each < heads])
+        ratio = draw.choice((3, 4, 5, 7, 8))
+        hidden = 24 * ratio
+        layers = draw.choice(self.layer_choices)
+        values: dict[str, Any] = {}
+        used: set[int] = {heads, key_value, hidden, layers}
+        for name in self.integers:
+            default = self.zoo.default_of(name)
+            if LAYERS_FIELD.search(name):
+                values[name] = layers
+            elif KEY_VALUE_FIELD.search(name):
+                values[name] = key_value
+            elif name in ("linear_num_key_heads",):
+                values[name] = draw.choice((2, 4))
+            elif name in ("linear_num_value_heads",):
+                values[name] = draw.choice((4, 8, 12))
+            elif HEADS_FIELD.search(name):
+                values[name] = heads
+            elif HIDDEN_FIELD.search(name):
+                values[name] = hidden
+            elif VOCABULARY_FIELD.search(name):
+                values[name] = draw.choice((101, 103, 107, 109, 113, 127, 131, 137)) * 2
+            else:
+                values[name] = self._other(name, default, used)
+                used.add(values[name])
+        return values
+
+    def _other(self, name: str, default: Any, used: set[int]) -> int:
+        draw = self.random
+        if "intermediate" in name or "ffn" in name or name in ("n_inner", "d_ff", "feed_forward_size"):
+            choices = [4 * each for each in (11, 13, 17, 19, 23, 29, 31)]
+        elif "head_dim" in name or name.endswith("_dim") or "rank" in name:
+            choices = [8, 10, 14, 16, 18, 20, 22, 26, 28, 32]
+        elif "position" in name or "ctx" in name or "seq_len" in name:
+            choices = [41, 43, 47, 53, 59, 61, 67]
+        elif isinstance(default, int) and default >= 64:
+            choices = [34, 38, 46, 58, 62, 74, 82, 86]
+        elif default in (0, 1):
+            choices = [default, 1, 2, 3]
+        elif isinstance(default, int) and default <= 4:
+            choices = [2, 3, 4, 5]
+        else:
+            choices = [2, 3, 4, 5, 6, 7, 9, 10]
+        fresh = [each for each in choices if each not in used]
+        return draw.choice(fresh or choices)

@@ -1,0 +1,297 @@
+"""Which config fields matter to a class's tensors, and observations of the class under many configs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
+from typing import Any
+
+from atlas_models import (
+    ACTIVATION_FIELD,
+    HEADS_FIELD,
+    HIDDEN_FIELD,
+    IRRELEVANT_FIELD,
+    KEY_VALUE_FIELD,
+    LAYERS_FIELD,
+    VOCABULARY_FIELD,
+    Observed,
+    Sampler,
+    ZooClass,
+)
+
+OBSERVATIONS_AT_LEAST = 24
+OBSERVATIONS_EACH_STATE = 2
+MOST_TOGGLES_COMBINED = 5
+RANDOM_STATES = 40
+DERIVATION_CHECKS = 4
+
+State = Mapping[str, Any]
+
+
+@dataclass
+class Relevance:
+    """Fields by what they do to the tensors. toggles: field to its two settings (the default's first).
+
+    tie_toggles: toggles that only decide which tensors share bytes. derived: what the model itself puts in the place
+    of an integer that the config leaves unset.
+    """
+
+    integers: list[str] = field(default_factory=list)
+    harmless_integers: list[str] = field(default_factory=list)
+    toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    tie_toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    derived: dict[str, str] = field(default_factory=dict)
+    harmless_toggles: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One observation with the setting of every relevant toggle and the values the config was made of."""
+
+    state: State
+    observed: Observed
+    values: Mapping[str, Any]
+
+    def features(self, integers: Sequence[str]) -> dict[str, bool]:
+        """Facts beyond toggles that can decide whether a tensor exists: a size that is 0, two sizes that are equal."""
+        numbers = {name: self.observed.attributes.get(name) for name in integers}
+        found = {f"{name}==0": not numbers[name] for name in integers}
+        for one, two in combinations(integers, 2):
+            found[f"{one}=={two}"] = numbers[one] == numbers[two]
+        return found
+
+
+class Observer:
+    """Studies one class: first what matters, then observations over all settings that matter."""
+
+    def __init__(self, zoo: ZooClass, seed: int = 1) -> None:
+        self.zoo = zoo
+        self.random = random.Random(seed)
+        self.integers = [
+            name
+            for name in zoo.fields
+            if zoo.allows_integer(name) and not IRRELEVANT_FIELD.search(name) and name not in zoo.pinned
+        ]
+        self.token_ids = {
+            name: 1 for name in zoo.fields if name.endswith("token_id") and isinstance(zoo.default_of(name), int)
+        }
+
+    def study(self) -> Relevance | None:
+        """What each field does, found by changing one at a time; None when no config builds."""
+        zoo = self.zoo
+        relevance = Relevance()
+        base_values = self._base(relevance)
+        if base_values is None:
+            return None
+        base = zoo.observe(base_values)
+        assert base is not None
+        for name in self.integers:
+            if name in relevance.integers:
+                continue
+            self._study_integer(name, base_values, base, relevance)
+        for name in zoo.fields:
+            if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name):
+                continue
+            self._study_other(name, base_values, base, relevance)
+        return relevance
+
+    def _base(self, relevance: Relevance) -> dict[str, Any] | None:
+        roles = [
+            name
+            for name in self.integers
+            if any(
+                each.search(name)
+                for each in (LAYERS_FIELD, HEADS_FIELD, KEY_VALUE_FIELD, HIDDEN_FIELD, VOCABULARY_FIELD)
+            )
+            or "intermediate" in name
+            or "ffn" in name
+        ]
+        layers = [name for name in roles if LAYERS_FIELD.search(name)]
+        sizes = [name for name in roles if HIDDEN_FIELD.search(name) or VOCABULARY_FIELD.search(name)]
+        for chosen in (roles, [*layers, *sizes], layers, []):
+            for seed in range(4):
+                values = {**self.token_ids, **Sampler(self.zoo, chosen, seed).sample()}
+                if self.zoo.observe(values) is not None:
+                    relevance.integers = list(chosen)
+                    return values
+        return None
+
+    def _study_integer(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
+        is_known = False
+        for seed in range(5):
+            value = Sampler(self.zoo, [name], seed).sample()[name]
+            seen = self.zoo.observe({**base_values, name: value})
+            if seen is None or value == base.attributes.get(name):
+                continue
+            is_known = True
+            if seen.shapes != base.shapes:
+                relevance.integers.append(name)
+                break
+        else:
+            (relevance.harmless_integers if is_known else relevance.fixed).append(name)
+        self._study_unset(name, base_values, relevance)
+
+    def _study_unset(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> None:
+        """A nullable integer that the config class leaves unset: the model derives it, or it is a toggle."""
+        if self.zoo.default_of(name) is not None or name not in relevance.integers:
+            return
+        unset = self.zoo.observe({key: value for key, value in base_values.items() if key != name})
+        if unset is None or unset.attributes.get(name) is not None:
+            return
+        derivation = self._derivation(name, relevance)
+        if derivation is None:
+            relevance.toggles[name] = (None, "set")
+        else:
+            relevance.derived[name] = derivation
+
+    def _derivation(self, name: str, relevance: Relevance) -> str | None:
+        """The expression whose value gives the same tensors as leaving `name` unset."""
+        from apr.identity.shapes import evaluate
+
+        others = [each for each in relevance.integers if each != name]
+        hidden = [each for each in others if HIDDEN_FIELD.search(each)]
+        heads = [each for each in others if HEADS_FIELD.search(each)]
+        candidates = [f"{one}//{two}" for one in hidden for two in heads]
+        candidates += [f"{factor}*{each}" for each in hidden for factor in (4, 2, 3)] + others
+        for candidate in candidates:
+            checks = 0
+            for seed in range(2 * DERIVATION_CHECKS):
+                values = {**self.token_ids, **Sampler(self.zoo, others, 1000 + seed).sample()}
+                unset = self.zoo.observe(values)
+                if unset is None:
+                    continue
+                explicit = self.zoo.observe({**values, name: evaluate(candidate, {**unset.attributes, **values})})
+                if explicit is None or explicit.shapes != unset.shapes:
+                    break
+                checks += 1
+                if checks == DERIVATION_CHECKS:
+                    return candidate
+        return None
+
+    def _study_other(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
+        default, resolved = self.zoo.default_of(name), base.attributes.get(name)
+        if self.zoo.allows_boolean(name):
+            flipped = not (default if isinstance(default, bool) else resolved)
+            seen = self.zoo.observe({**base_values, name: flipped})
+            if seen is None:
+                relevance.fixed.append(name)
+            elif seen.shapes != base.shapes:
+                relevance.toggles[name] = (bool(default), bool(flipped))
+            elif seen.ties != base.ties:
+                relevance.tie_toggles[name] = (bool(default), bool(flipped))
+            else:
+                relevance.harmless_toggles.append(name)
+        elif isinstance(default, float):
+            seen = self.zoo.observe({**base_values, name: default / 2 if default else 0.5})
+            if seen is not None and seen.shapes != base.shapes:
+                relevance.fixed.append(name)
+        elif isinstance(resolved, list | tuple):
+            self._study_list(name, list(resolved), base_values, base, relevance)
+        elif isinstance(default, str):
+            self._study_text(name, base_values, base, relevance)
+        elif isinstance(resolved, dict) or hasattr(resolved, "to_dict"):
+            relevance.fixed.append(name)
+
+    def _study_list(
+        self, name: str, items: list[Any], base_values: dict[str, Any], base: Observed, relevance: Relevance
+    ) -> None:
+        if name.endswith("layer_types") or all(isinstance(item, str) for item in items):
+            kinds = set(items)
+            if kinds <= {"full_attention", "sliding_attention"}:
+                kinds = {"full_attention", "sliding_attention"}
+            for shift in range(3):
+                others = [sorted(kinds)[(at + shift) % len(kinds)] for at in range(len(items))]
+                seen = self.zoo.observe({**base_values, name: others})
+                if seen is not None and seen.shapes != base.shapes:
+                    break
+            else:
+                return
+        relevance.lists.append(name)
+
+    def _study_text(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
+        if ACTIVATION_FIELD.search(name):
+            seen = self.zoo.observe({**base_values, name: "relu"})
+            if seen is not None and seen.shapes == base.shapes:
+                return
+        relevance.fixed.append(name)
+
+    def sightings(self, relevance: Relevance, layer_choices: tuple[int, ...]) -> list[Sighting]:
+        """Observations in every setting of the toggles that matter (or, when those are many, up to two flips)."""
+        states = _states(relevance.toggles, self.random)
+        rounds = max(OBSERVATIONS_EACH_STATE, OBSERVATIONS_AT_LEAST // len(states))
+        found = []
+        for state in states * rounds:
+            found += self.sightings_in(self._with_ties(state, relevance), relevance, layer_choices, 1)
+        return found
+
+    def random_state(self, relevance: Relevance) -> State:
+        state = {name: self.random.choice(settings) for name, settings in relevance.toggles.items()}
+        return self._with_ties(state, relevance)
+
+    def _with_ties(self, state: State, relevance: Relevance) -> State:
+        return {**state, **{name: self.random.choice(each) for name, each in relevance.tie_toggles.items()}}
+
+    def sightings_in(
+        self, state: State, relevance: Relevance, layer_choices: tuple[int, ...], wanted: int, broadly: bool = False
+    ) -> list[Sighting]:
+        """Up to `wanted` observations in one state; `broadly` also changes every field found harmless."""
+        found: list[Sighting] = []
+        for _ in range(3 * wanted):
+            values = self._values(state, relevance, layer_choices, broadly)
+            observed = self.zoo.observe(values)
+            if observed is None and relevance.lists:
+                values = {key: value for key, value in values.items() if key not in relevance.lists}
+                observed = self.zoo.observe(values)
+            if observed is not None:
+                found.append(Sighting(state, _with_derived(observed, relevance), values))
+            if len(found) == wanted or (not found and _ >= wanted + 1):
+                break
+        return found
+
+    def _values(
+        self, state: State, relevance: Relevance, layer_choices: tuple[int, ...], broadly: bool
+    ) -> dict[str, Any]:
+        integers = [*relevance.integers, *(relevance.harmless_integers if broadly else ())]
+        sampler = Sampler(self.zoo, integers, self.random.randrange(10**9))
+        sampler.layer_choices = layer_choices
+        values = {**self.token_ids, **sampler.sample()}
+        for name in integers:
+            if name not in state and self.zoo.default_of(name) in (None, "auto") and self.random.random() < 0.3:
+                values.pop(name)
+        for name, setting in state.items():
+            if setting == "set":
+                continue
+            if setting is None:
+                values.pop(name, None)
+            else:
+                values[name] = setting
+        if broadly:
+            for name in relevance.harmless_toggles:
+                if self.random.random() < 0.2:
+                    values[name] = not self.zoo.default_of(name)
+        return values
+
+
+def _states(toggles: Mapping[str, tuple[Any, Any]], draw: random.Random) -> list[State]:
+    names = list(toggles)
+    if len(names) <= MOST_TOGGLES_COMBINED:
+        return [dict(zip(names, settings, strict=True)) for settings in product(*(toggles[name] for name in names))]
+    base = {name: settings[0] for name, settings in toggles.items()}
+    states: list[State] = [base, *({**base, name: toggles[name][1]} for name in names)]
+    states += [{name: draw.choice(settings) for name, settings in toggles.items()} for _ in range(RANDOM_STATES)]
+    return states
+
+
+def _with_derived(observed: Observed, relevance: Relevance) -> Observed:
+    """The observation with the fields filled in that the model derives by itself."""
+    from apr.identity.shapes import evaluate
+
+    attributes = dict(observed.attributes)
+    for name, expression in relevance.derived.items():
+        if attributes.get(name) is None:
+            attributes[name] = evaluate(expression, attributes)
+    return Observed(observed.shapes, observed.ties, attributes)

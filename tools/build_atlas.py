@@ -1,0 +1,267 @@
+"""Generate the atlas from the installed transformers: `python tools/build_atlas.py [--only TYPE,...] [--out FILE]`.
+
+For every class: small configs on the meta device, names as saved on disk, shapes as expressions of config fields,
+the conditions under which tensors appear, and a verification against further random configs. A class that the
+templates do not reproduce exactly is kept for identification and marked `exact: false`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from atlas_classes import PINNED, class_table
+from atlas_observe import Observer, Relevance, Sighting
+from atlas_templates import UnfittedError, fit_templates
+
+VERIFICATIONS = 16
+MOST_SECONDS = 40
+OUTPUT = Path(__file__).parent.parent / "src" / "apr" / "identity" / "data" / "atlas.json.gz"
+
+
+def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
+    """One atlas entry; its `exact` says whether random configs were reproduced, `note` why not."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from atlas_models import ZooClass
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    model_class, config_class = getattr(transformers, class_name), CONFIG_MAPPING[model_type]
+    zoo = ZooClass(model_class, config_class, PINNED.get(class_name))
+    observer = Observer(zoo)
+    relevance = observer.study()
+    if relevance is None:
+        return {"class": class_name, "model_type": model_type, "absent": _refusal(zoo)}
+    rows, note = _fit(observer, relevance)
+    entry: dict[str, Any] = {
+        "class": class_name,
+        "model_type": model_type,
+        "kind": kind,
+        "exact": False,
+        "note": note,
+        "base_prefix": _base_prefix(model_class),
+        "rope": _rope(zoo),
+        "defaults": _defaults(zoo),
+        "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
+        "derived": _derived(zoo, observer, relevance),
+        "fixed": sorted(relevance.fixed),
+        "tensors": rows,
+    }
+    if note is None:
+        entry["note"] = _verify(entry, observer, relevance)
+        entry["exact"] = entry["note"] is None
+    return entry
+
+
+def _fit(observer: Observer, relevance: Relevance) -> tuple[list[Any], str | None]:
+    note = None
+    for layer_choices in ((2, 3, 4, 5), (5, 6, 8, 9, 11)):
+        sightings = observer.sightings(relevance, layer_choices)
+        try:
+            return fit_templates(sightings, relevance), None
+        except UnfittedError as error:
+            note = str(error)
+    return _fallback_rows(sightings), note
+
+
+def _fallback_rows(sightings: list[Sighting]) -> list[Any]:
+    """Names without shapes, every one optional: enough to recognise a class, never to load it."""
+    patterns: dict[str, int] = {}
+    for sighting in sightings:
+        for name in {
+            ".".join("#" if part.isdigit() else part for part in name.split(".")) for name in sighting.observed.shapes
+        }:
+            patterns[name] = patterns.get(name, 0) + 1
+    return [
+        [name, [], {"loose": True} if count == len(sightings) else {"loose": True, "optional": True}]
+        for name, count in sorted(patterns.items())
+    ]
+
+
+def _base_prefix(model_class: Any) -> str:
+    """The attribute that holds the base model, empty when the class is the base model."""
+    prefix = getattr(model_class, "base_model_prefix", "") or ""
+    return prefix if ("For" in model_class.__name__ or "LM" in model_class.__name__) else ""
+
+
+def _rope(zoo: Any) -> Any:
+    """Rotary parameters of the default config, None where the class has none or they cannot be told."""
+    try:
+        rope = getattr(zoo.configure({}), "rope_parameters", None)
+    except Exception:  # noqa: BLE001
+        return None
+    return json.loads(json.dumps(rope, default=str)) if rope else None
+
+
+def _defaults(zoo: Any) -> dict[str, Any]:
+    defaults = {}
+    for name in zoo.fields:
+        if name in zoo.unlisted:
+            continue
+        value = zoo.default_of(name)
+        if isinstance(value, tuple):
+            value = list(value)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            continue
+        defaults[name] = value
+    return defaults
+
+
+def _derived(zoo: Any, observer: Observer, relevance: Relevance) -> list[list[str]]:
+    """For integer fields left unset: the expression that the config class fills in."""
+    from atlas_fit import ExpressionFitter
+    from atlas_models import Sampler
+
+    derived = [[name, expression] for name, expression in relevance.derived.items()]
+    for name in zoo.fields:
+        if name not in observer.integers or zoo.default_of(name) not in (None, "auto"):
+            continue
+        others = [each for each in relevance.integers if each != name]
+        seen: list[dict[str, Any]] = []
+        for seed in range(10):
+            try:
+                config = zoo.configure({**observer.token_ids, **Sampler(zoo, others, seed).sample()})
+            except Exception:  # noqa: BLE001
+                continue
+            seen.append({each: getattr(config, each, None) for each in [name, *others]})
+        values = [each[name] for each in seen]
+        if len(seen) < 5 or not all(isinstance(value, int) for value in values):
+            continue
+        fields = {
+            each: tuple(row[each] for row in seen) for each in others if all(type(row[each]) is int for row in seen)
+        }
+        expression = ExpressionFitter(fields).fit(tuple(values))
+        if expression is not None:
+            derived.append([name, expression])
+    return derived
+
+
+def _verify(entry: dict[str, Any], observer: Observer, relevance: Relevance) -> str | None:
+    """None when the templates reproduce random configs, built from sparse and from complete config files."""
+    from apr.errors import AprError
+    from apr.identity.atlas import symbolic_tensors
+    from apr.identity.entries import entry_from_json
+
+    typed = entry_from_json(entry)
+    checked = 0
+    for _ in range(VERIFICATIONS):
+        state = observer.random_state(relevance)
+        for sighting in observer.sightings_in(state, relevance, (2, 3, 5, 7), 1, broadly=True):
+            wanted = {
+                name: (shape, sighting.observed.ties.get(name)) for name, shape in sighting.observed.shapes.items()
+            }
+            complete = observer.zoo.configure(sighting.values).to_dict()
+            for config in (complete, {**sighting.values} if not relevance.lists else complete):
+                try:
+                    found = symbolic_tensors(typed, json.loads(json.dumps(config, default=str)))
+                except AprError as error:
+                    return f"evaluation failed: {error}"
+                got = {name: (tensor.shape, tensor.tied_to) for name, tensor in found.items()}
+                if got != wanted:
+                    wrong = sorted(set(got.items()) ^ set(wanted.items()))[:3]
+                    return f"not reproduced in {state}: {wrong}"
+            checked += 1
+    return None if checked >= 3 else f"only {checked} random configs could be built"
+
+
+def _refusal(zoo: Any) -> str:
+    try:
+        zoo.model_class(zoo.configure({}))
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    return "no small config builds"
+
+
+def pack(entries: list[dict[str, Any]], source: str) -> bytes:
+    """The data file: a first line with the index, then one JSON line for each entry; the same bytes every time."""
+    present = [entry for entry in entries if "absent" not in entry]
+    absent = {f"{entry['model_type']}/{entry['class']}": entry["absent"] for entry in entries if "absent" in entry}
+    patterns: dict[str, int] = {}
+    index = []
+    for entry in present:
+        required, possible = set(), set()
+        for row in entry["tensors"]:
+            name = _digit_pattern(row[0])
+            extra = row[2] if len(row) > 2 else {}
+            place = patterns.setdefault(name, len(patterns))
+            is_certain = not any(extra.get(key) for key in ("when", "where", "tied", "optional"))
+            (required if is_certain else possible).add(place)
+        index.append(
+            [entry["class"], entry["model_type"], entry["kind"], sorted(required), sorted(possible - required)]
+        )
+    head = {"source": source, "absent": absent, "patterns": list(patterns), "index": index}
+    lines = [json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (head, *present)]
+    return gzip.compress("\n".join(lines).encode(), compresslevel=9, mtime=0)
+
+
+def _digit_pattern(pattern: str) -> str:
+    return ".".join(
+        "#" if part.isdigit() or (part.startswith("{") and part.endswith("}")) else part for part in pattern.split(".")
+    )
+
+
+def _safe_build(job: tuple[str, str, str]) -> dict[str, Any]:
+    started = time.perf_counter()
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not understood within {MOST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(MOST_SECONDS)
+    try:
+        entry = build_entry(*job)
+    except Exception as error:  # noqa: BLE001
+        entry = {"class": job[0], "model_type": job[1], "absent": f"{type(error).__name__}: {error}"[:200]}
+    finally:
+        signal.alarm(0)
+    entry["seconds"] = round(time.perf_counter() - started, 1)
+    entry["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="model types, separated by commas")
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    import transformers
+
+    started = time.perf_counter()
+    wanted = options.only.split(",") if options.only else None
+    jobs = [job for job in class_table() if wanted is None or job[1] in wanted]
+    entries = []
+    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=40) as pool:
+        for entry in pool.map(_safe_build, jobs):
+            entries.append(entry)
+            seconds, memory = entry.pop("seconds"), entry.pop("memory")
+            state = "absent" if "absent" in entry else ("exact" if entry["exact"] else "INEXACT")
+            note = entry.get("absent") or entry.get("note") or ""
+            line = f"{entry['model_type']:28} {entry['class']:40} {state:8} {seconds:6.1f}s {memory:6} MiB {note}"
+            print(line[:260], flush=True)
+    packed = pack(entries, f"transformers {transformers.__version__}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(packed)
+    exact = sum(entry.get("exact", False) for entry in entries)
+    print(f"{len(entries)} classes, {exact} exact, {len(packed)} bytes, {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
