@@ -173,9 +173,7 @@ def _equations(chosen: Sequence[SeenTemplate], names: FileNames) -> dict[str, di
     return equations
 
 
-def _unfilled(
-    each: SeenTemplate, fields: Mapping[str, Any], names: FileNames, chosen: Sequence[SeenTemplate]
-) -> Iterator[str]:
+def _unfilled(each: SeenTemplate, fields: Mapping[str, Any], chosen: Sequence[SeenTemplate]) -> Iterator[str]:
     """Tensors of a template that the file lacks; the absent ones of a template seen nowhere count once a loop."""
     template = each.template
     if may_be_absent(template):
