@@ -49,6 +49,7 @@ MOST_VALUE_CHARACTERS = 100
 @click.pass_obj
 def command(
     out: Out,
+    /,
     path: Path,
     output: Path | None,
     in_place: bool,

@@ -10,9 +10,8 @@ from typing import Any
 
 from apr.errors import UsageError
 from apr.formats.apr2.layout import Flags
-from apr.formats.apr2.metadata import CONFIG_KEY
+from apr.formats.apr2.metadata import CONFIG_KEY, HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
 from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
-from apr.formats.apr2.metadata import HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
 from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint

@@ -1,0 +1,128 @@
+"""What every conversion checks before and after: no lie goes in, and what comes out is the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from apr.convert.proof import StoredTensor
+from apr.errors import DamagedFileError, RefusedError
+from apr.formats.base import Checkpoint
+from apr.gates.finding import Finding, Status
+from apr.gates.road import Examination
+from apr.identity.claim import read_claim
+from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.plan import INTERNAL_PREFIXES
+
+IDENTITY_ID = "INV-CONVERT-HF-ARCH-001"
+GENERATION_ID = "INV-GENERATION-001"
+MATCH_ID = "INV-INIT-ARCH-MATCH-001"
+
+REFUSING_GATES = frozenset(
+    {
+        "INV-FILE-INTEGRITY-001",
+        "INV-STAMP-AGREE-001",
+        MATCH_ID,
+        "INV-INIT-COVERAGE-001",
+        "INV-INIT-SHAPE-001",
+    }
+)
+"""Gates whose refusal stops a conversion: the source is damaged, or is not what it says. The others speak of a run."""
+
+FOLLOW_FROM_MISMATCH = frozenset({"INV-INIT-COVERAGE-001", "INV-INIT-SHAPE-001"})
+"""What a false claim entails: whoever lets the false claim pass has let these pass."""
+
+
+class Fate(StrEnum):
+    """What a conversion did with a stored tensor."""
+
+    COPIED = "copied"
+    DEQUANTIZED = "dequantised"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One stored tensor of the source and its fate; a reason for everything but a plain copy."""
+
+    name: str
+    fate: Fate
+    reason: str | None = None
+
+
+def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
+    """The findings of the header gates that concern a conversion; RefusedError with all that refuse.
+
+    A checkpoint without any stamp claims nothing and so cannot lie: its identity stays unset (never invented).
+    """
+    verdict = examination.facts.verdict
+    claims_nothing = verdict is not None and not verdict.claim.readings and not verdict.claim.unknown
+    kept = [finding for finding in examination.findings if finding.id in REFUSING_GATES]
+    if claims_nothing:
+        kept = [finding for finding in kept if finding.id != MATCH_ID]
+    refusals = [finding for finding in kept if finding.status is Status.REFUSE]
+    if MATCH_ID in examination.options.allowed_gates:
+        refusals = [finding for finding in refusals if finding.id not in FOLLOW_FROM_MISMATCH]
+    if not refusals:
+        return tuple(kept)
+    first = refusals[0]
+    raise RefusedError(
+        "the checkpoint is not what it says, so it is not converted",
+        where=str(examination.facts.path),
+        remedy=_remedy(refusals),
+        invariant=first.id,
+        findings=tuple(finding.to_json() for finding in refusals),
+    )
+
+
+def _remedy(refusals: list[Finding]) -> str:
+    """The repair, then the way past; a mismatch speaks for what follows from it."""
+    ids = dict.fromkeys(finding.id for finding in refusals)
+    if MATCH_ID in ids:
+        ids = {each: None for each in ids if each not in FOLLOW_FROM_MISMATCH}
+    recipes = dict.fromkeys(finding.remedy for finding in refusals if finding.remedy is not None)
+    allowed = " ".join(f"--allow-gate {each}=REASON" for each in ids)
+    return "\n".join([*recipes, f"or convert it as it is, with a reason that is recorded: {allowed}"])
+
+
+def digest_of(stored: Mapping[str, StoredTensor], examination: Examination) -> str:
+    """The weights digest of `stored`: over the tensors a load reads where the plan says which, else over all.
+
+    A head stored once more than its tie needs does not count, so that it may come and go between containers.
+    """
+    names = {name for name in stored if not name.startswith(INTERNAL_PREFIXES)}
+    plan = examination.facts.plan
+    if plan is not None and plan.ledger.balances:
+        names &= {assignment.stored_name for assignment in plan.assignments}
+    return weights_digest(TensorDigest(name, *stored[name]) for name in names)
+
+
+def check_same_model(source: Checkpoint, written: Checkpoint, config: Mapping[str, Any] | None) -> None:
+    """Raise DamagedFileError unless `written` carries the identity, config, generation config and tokenizer wanted.
+
+    config: what the written checkpoint is to record, None when nothing is known.
+    """
+    before, after = read_claim(source), read_claim(written)
+    if before.architecture != after.architecture:
+        raise _lost(IDENTITY_ID, "identity", before.architecture, after.architecture)
+    for what, wanted, found in (
+        ("config", config, written.config),
+        ("generation config", source.generation_config, written.generation_config),
+        ("tokenizer", source.tokenizer_files(), written.tokenizer_files()),
+        ("training record", source.recorded.training, written.recorded.training),
+        ("probe", source.recorded.probe, written.recorded.probe),
+    ):
+        if wanted != found and not (not wanted and not found):
+            raise _lost(GENERATION_ID, what, wanted, found)
+
+
+def _lost(invariant: str, what: str, wanted: object, found: object) -> DamagedFileError:
+    return DamagedFileError(
+        f"the {what} did not survive the conversion; the result was not put in place",
+        expected=f"{wanted!s:.400}",
+        found=f"{found!s:.400}",
+        remedy="report it with the source's config.json and metadata; the source is unchanged",
+        invariant=invariant,
+    )

@@ -1,0 +1,199 @@
+"""`import_checkpoint`: a Hugging Face directory or safetensors file becomes one self-contained `.apr`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.proof import check_intact, check_written, stored_tensors
+from apr.convert.publishing import check_output, published
+from apr.errors import DamagedFileError, UsageError
+from apr.formats.apr2.metadata import apr2_metadata
+from apr.formats.apr2.tokenizer import TENSOR_PREFIX, tokenizer_tensors
+from apr.formats.apr2.write import write_apr2
+from apr.formats.base import Checkpoint, Format, Stamp, StampKey
+from apr.formats.config_stamps import config_stamps
+from apr.formats.json_text import read_object, without_tagged_floats
+from apr.formats.recorded import RECORDED_METADATA_KEY, Recorded
+from apr.formats.registry import open_checkpoint
+from apr.formats.writing import copy_of
+from apr.gates.finding import Finding
+from apr.gates.road import Examination, RoadOptions, examine_opened
+from apr.stamping.changes import PROVENANCE_FIELDS
+from apr.stamping.history import history_entry
+
+BYTES_ID = "INV-GENERATION-001"
+LONGEST_CONFIG_BYTES = 16 << 20
+
+ORIGINAL_FORMATS: Mapping[Format, str] = MappingProxyType(
+    {Format.HF_DIRECTORY: "safetensors", Format.SAFETENSORS: "safetensors"}
+)
+"""Upstream's `original_format` for each source format."""
+
+METADATA_STAMPS = (StampKey.APR_ARCHITECTURE, StampKey.APR_HF_ARCHITECTURE, StampKey.APR_HF_MODEL_TYPE)
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What an import did. architecture: the identity that was stamped, None when the source names none.
+
+    ledger: every stored tensor of the source. stamps: identity stamps of the written file.
+    """
+
+    source: Path
+    output: Path
+    source_format: Format
+    output_bytes: int
+    architecture: str | None
+    stamps: tuple[Stamp, ...]
+    weights_digest: str
+    ledger: tuple[LedgerLine, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def import_checkpoint(
+    source: Path,
+    output: Path | None = None,
+    *,
+    config_path: Path | None = None,
+    allowed_gates: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> ImportResult:
+    """Write the checkpoint at `source` as the APR v2 file `output` (default: the stem of the source + `.apr`).
+
+    Identity, dimensions and full config come from `config.json`, or for a single safetensors file from `config_path`;
+    without one nothing is invented. Tensors keep names, dtypes and bytes; tokenizer and generation config go along
+    byte for byte, as do training record, probe and history. allowed_gates: gate id to the reason for letting its
+    refusal pass, recorded in the file.
+
+    Raises RefusedError for a source whose stamps contradict its tensors, and NotFoundError, DamagedFileError,
+    UsageError, InputOutputError as reading and writing do. After any of them nothing is left at `output`.
+    """
+    source = Path(source)
+    output = default_output(source) if output is None else Path(output)
+    check_output(source, output, force=force)
+    with open_checkpoint(source) as opened:
+        checkpoint = opened if config_path is None else _with_config(opened, config_path)
+        options = RoadOptions(
+            allowed_gates=allowed_gates or {}, retry_command=f"apr import {{path}} -o {shlex.quote(str(output))}"
+        )
+        examination = examine_opened(checkpoint, options)
+        findings = refuse_lies(examination)
+        check_intact(checkpoint)
+        return _write(checkpoint, examination, output, findings)
+
+
+def default_output(source: Path) -> Path:
+    """`model.safetensors` gives `model.apr` beside it, the directory `qwen` gives `qwen.apr` beside it."""
+    path = source.resolve()
+    return path.with_name(path.name + ".apr") if path.is_dir() else path.with_suffix(".apr")
+
+
+def _write(
+    checkpoint: Checkpoint, examination: Examination, output: Path, findings: tuple[Finding, ...]
+) -> ImportResult:
+    _check_names(checkpoint)
+    expected = stored_tensors(checkpoint.tensors.values())
+    recorded = replace(
+        checkpoint.recorded,
+        tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
+        weights_digest=digest_of(expected, examination),
+        provenance={},
+    )
+    overrides = dict(examination.options.allowed_gates)
+    if overrides:
+        entry = history_entry("import", (), overrides=overrides)
+        recorded = replace(recorded, history=(*recorded.history, entry))
+    tokenizer_files = checkpoint.tokenizer_files()
+    with published(output) as beside:
+        write_apr2(
+            beside,
+            metadata=_metadata(checkpoint, recorded, tokenizer_files, output.stem),
+            tensors=[*map(copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
+        )
+        with check_written(beside, expected, invariant=BYTES_ID) as written:
+            check_same_model(checkpoint, written, checkpoint.config)
+            verdict = examination.facts.verdict
+            claimed = verdict.claim.architecture if verdict is not None else None
+            return ImportResult(
+                source=checkpoint.path,
+                output=output,
+                source_format=checkpoint.format,
+                output_bytes=written.size_bytes,
+                architecture=None if claimed is None else claimed.class_name,
+                stamps=written.stamps,
+                weights_digest=str(recorded.weights_digest),
+                ledger=tuple(LedgerLine(name, Fate.COPIED) for name in checkpoint.tensors),
+                findings=findings,
+                notes=_notes(checkpoint),
+            )
+
+
+def _metadata(
+    checkpoint: Checkpoint, recorded: Recorded, tokenizer_files: Mapping[str, bytes], name: str
+) -> dict[str, Any]:
+    if checkpoint.format is Format.APR2:
+        return {**checkpoint.metadata, RECORDED_METADATA_KEY: recorded.to_json()}
+    stamps = {stamp.key.value: stamp.value for stamp in checkpoint.stamps if stamp.key in METADATA_STAMPS}
+    known = {**checkpoint.metadata, **checkpoint.recorded.provenance}
+    provenance = {key: known[key] for key in PROVENANCE_FIELDS if known.get(key)}
+    leftover = {key: value for key, value in checkpoint.metadata.items() if key not in {*stamps, *provenance}}
+    return apr2_metadata(
+        config=checkpoint.config,
+        stamps=stamps,
+        recorded=recorded,
+        tokenizer_files=tokenizer_files,
+        generation_config=checkpoint.generation_config,
+        name=name,
+        parameter_count=checkpoint.parameter_count,
+        total_size_bytes=sum(entry.size_bytes for entry in checkpoint.tensors.values()),
+        typed={**provenance, "original_format": ORIGINAL_FORMATS[checkpoint.format]},
+        custom={"source_metadata": leftover} if leftover else {},
+    )
+
+
+def _with_config(checkpoint: Checkpoint, config_path: Path) -> Checkpoint:
+    """The checkpoint of a single weights file with the config the user named for it."""
+    if checkpoint.config is not None:
+        raise UsageError(
+            "the source has a config of its own",
+            where=str(checkpoint.path),
+            expected="--config only for a single safetensors file",
+            found=str(checkpoint.config_place),
+            remedy="leave out --config",
+        )
+    config = without_tagged_floats(read_object(config_path, LONGEST_CONFIG_BYTES))
+    return replace(
+        checkpoint,
+        config=MappingProxyType(config),
+        config_place=str(config_path),
+        stamps=(*checkpoint.stamps, *config_stamps(config, str(config_path))),
+    )
+
+
+def _check_names(checkpoint: Checkpoint) -> None:
+    reserved = [name for name in checkpoint.tensors if name.startswith(TENSOR_PREFIX)]
+    if reserved:
+        raise DamagedFileError(
+            "a tensor has a name that .apr files keep for embedded tokenizer files",
+            where=f"{checkpoint.path}: tensor {reserved[0]}",
+            expected=f"names that do not begin with {TENSOR_PREFIX}",
+            found=reserved[0],
+            remedy="rename the tensor in the source",
+        )
+
+
+def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    notes = []
+    beside = checkpoint.path.parent / "config.json"
+    if checkpoint.config is None and checkpoint.format is Format.SAFETENSORS and beside.is_file():
+        notes.append(f"{beside} was not read, since nothing ties it to this file; name it with --config {beside}")
+    if not checkpoint.stamps:
+        notes.append("the source does not say what it is, and no identity was invented")
+    return tuple(notes)
