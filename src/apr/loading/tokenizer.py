@@ -12,22 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.errors import DamagedFileError, InputOutputError, MissingExtraError, NotFoundError
+from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-# Files that transformers and tokenizers read or write beside a model, in the order they are kept.
-TOKENIZER_FILE_NAMES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
 # How model families spell "this document ends here", most specific first (upstream's list, apr-v2 §5, then ours).
 END_OF_DOCUMENT_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|eos|>", "<|end_of_text|>", "<|im_end|>")

@@ -167,11 +167,16 @@ def _no_windows() -> numpy.ndarray:
     return numpy.empty(0, dtype=numpy.int64)
 
 
-def _validation_set(windows: WindowedShards, indices: numpy.ndarray, origin: str) -> ValidationSet:
+def validation_hash(windows: WindowedShards, indices: numpy.ndarray) -> str:
+    """`blake3:<hex>` over the sequence length and the ids of the windows `indices`, in order."""
     import numpy
     from blake3 import blake3
 
     digest = blake3(f"apr.validation-set/1\n{windows.sequence_length}\n".encode())
     for index in indices:
         digest.update(windows.read(numpy.asarray([index])).astype("<u4").tobytes())
-    return ValidationSet(windows, indices, origin, "blake3:" + digest.hexdigest())
+    return "blake3:" + digest.hexdigest()
+
+
+def _validation_set(windows: WindowedShards, indices: numpy.ndarray, origin: str) -> ValidationSet:
+    return ValidationSet(windows, indices, origin, validation_hash(windows, indices))

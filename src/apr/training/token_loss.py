@@ -35,7 +35,7 @@ class TokenLoss:
 
     def __init__(self, model: PreTrainedModel, vocabulary_rows: int) -> None:
         self._model = model
-        self._vocabulary_rows = vocabulary_rows
+        self.vocabulary_rows = vocabulary_rows
         self._can_split: bool | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._backbone: Any = model.base_model
@@ -81,14 +81,14 @@ class TokenLoss:
         return self._model(input_ids=inputs_BT, use_cache=False).logits.flatten(0, 1)
 
     def _must_split(self, tokens: int, limit_bytes: int) -> bool:
-        if tokens * self._vocabulary_rows * FLOAT32_BYTES <= limit_bytes:
+        if tokens * self.vocabulary_rows * FLOAT32_BYTES <= limit_bytes:
             return False
         if self._can_split is None:
             self._can_split = self._try_split()
         return self._can_split
 
     def _pieces(self, tokens: int, limit_bytes: int) -> Iterator[tuple[int, int]]:
-        size = max(1, limit_bytes // (self._vocabulary_rows * FLOAT32_BYTES))
+        size = max(1, limit_bytes // (self.vocabulary_rows * FLOAT32_BYTES))
         return ((start, min(start + size, tokens)) for start in range(0, tokens, size))
 
     def _backbone_answer(self, inputs_BT: torch.Tensor) -> Any:
@@ -124,7 +124,7 @@ class TokenLoss:
 
         model, base = self._model, self._model.base_model
         parameter = next(model.parameters())
-        ids = torch.arange(8, device=parameter.device).reshape(2, 4) % self._vocabulary_rows
+        ids = torch.arange(8, device=parameter.device).reshape(2, 4) % self.vocabulary_rows
         relative = SPLIT_TOLERANCE_FLOAT32 if parameter.dtype is torch.float32 else SPLIT_TOLERANCE_HALF
         was_training = model.training
         model.eval()

@@ -1,0 +1,333 @@
+"""Everything a run needs, brought together and checked before a run directory exists or a step is taken."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apr.errors import RefusedError, UsageError
+from apr.formats.dtypes import DType
+from apr.gates.facts import TokenizerFacts
+from apr.gates.finding import Finding, Status
+from apr.gates.road import Examination, RoadOptions, examine, load, refuse_unless_accepted
+from apr.identity.types import Architecture, Kind
+from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.on_disk import on_disk_state_dict
+from apr.loading.receipt import resident_digests
+from apr.loading.tokenizer import (
+    beginning_of_document_token,
+    build_tokenizer,
+    end_of_document_token,
+    read_tokenizer_files,
+    tokenizer_output_hash,
+    vocabulary_size,
+)
+from apr.loading.torch_dtypes import from_torch_dtype
+from apr.loading.zoo import require_zoo
+from apr.training.budget import check_budget
+from apr.training.causality import check_causality
+from apr.training.corpus_checks import CHECK_IDS, CorpusReport, check_corpus
+from apr.training.data import RunData, open_data
+from apr.training.devices import Device, choose_device
+from apr.training.observer import Observer
+from apr.training.options import PretrainOptions, Settings, resolve_settings
+from apr.training.scratch import ScratchRequest, build_model, scratch_config
+from apr.training.synthetic import open_synthetic_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+VOCABULARY_ID = "FALSIFY-APR-PRETRAIN-ARCH-009"
+
+
+@dataclass(frozen=True)
+class RunTokenizer:
+    """The tokenizer of a run. rows: embedding rows it needs."""
+
+    files: dict[str, bytes]
+    rows: int
+    output_hash: str
+    bos_id: int | None
+    eos_id: int | None
+
+
+@dataclass
+class Prepared:
+    """A run that may start. config: full Hugging Face config, as every checkpoint of the run will record it.
+
+    examination: of the checkpoint it starts from, None from scratch. initial_digest: weights digest of the model
+    before step 1. findings: all that was checked so far, in order.
+    """
+
+    options: PretrainOptions
+    settings: Settings
+    device: Device
+    tokenizer: RunTokenizer
+    model: PreTrainedModel
+    architecture: Architecture
+    config: dict[str, Any]
+    generation_config: Mapping[str, Any] | None
+    data: RunData
+    dataset_fingerprint: str
+    examination: Examination | None
+    initial_digest: str
+    vocabulary_rows: int
+    findings: tuple[Finding, ...]
+
+
+def prepare(options: PretrainOptions, observer: Observer) -> Prepared:
+    """Check flags, device, checkpoint, budget and corpus, then load or build the model.
+
+    Nothing is written. Raises UsageError, NotFoundError, DamagedFileError or RefusedError with all findings of the
+    part that refused.
+    """
+    settings = resolve_settings(options)
+    require_zoo()
+    device = choose_device(options.device)
+    tokenizer = _read_tokenizer(options)
+    if options.init is not None:
+        return _from_checkpoint(options, settings, device, tokenizer, observer)
+    return _from_scratch(options, settings, device, tokenizer, observer)
+
+
+def _read_tokenizer(options: PretrainOptions) -> RunTokenizer:
+    files = read_tokenizer_files(options.tokenizer)
+    tokenizer = build_tokenizer(files, where=str(options.tokenizer))
+    end, beginning = end_of_document_token(files, tokenizer), beginning_of_document_token(files, tokenizer)
+    return RunTokenizer(
+        files=files,
+        rows=vocabulary_size(tokenizer),
+        output_hash=tokenizer_output_hash(files),
+        bos_id=None if beginning is None else beginning.id,
+        eos_id=None if end is None else end.id,
+    )
+
+
+def _from_checkpoint(
+    options: PretrainOptions, settings: Settings, device: Device, tokenizer: RunTokenizer, observer: Observer
+) -> Prepared:
+    assert options.init is not None
+    observer.note(f"examining {options.init}")
+    examination = _examine(options, tokenizer)
+    try:
+        refuse_unless_accepted(examination)
+        facts = examination.facts
+        assert facts.checkpoint is not None
+        assert facts.config is not None
+        config = _text_values(facts.config.values)
+        rows = int(config["vocab_size"])
+        _check_rows(options, tokenizer, rows)
+        _check_positions(options, config)
+        budget = check_budget(
+            parameters=facts.checkpoint.parameter_count,
+            tokens_per_step=settings.tokens_per_step,
+            steps=settings.steps,
+            is_from_checkpoint=True,
+            is_forced=options.force_under_provisioned,
+        )
+        corpus, data, fingerprint = _open_corpus(options, tokenizer, rows, [budget])
+        observer.note(f"reading every byte of {options.init}")
+        loaded = load(examination, device=device.name)
+        examination = loaded.examination
+    finally:
+        examination.close()
+    return Prepared(
+        options=options,
+        settings=settings,
+        device=device,
+        tokenizer=tokenizer,
+        model=loaded.model,
+        architecture=facts.config.architecture,
+        config=_written_config(dict(facts.config.values), facts.config.architecture, loaded.model),
+        generation_config=facts.checkpoint.generation_config,
+        data=data,
+        dataset_fingerprint=fingerprint,
+        examination=examination,
+        initial_digest=loaded.receipt.weights_digest,
+        vocabulary_rows=rows,
+        findings=(*examination.findings, budget, *corpus, _causal(loaded.model)),
+    )
+
+
+def _from_scratch(
+    options: PretrainOptions, settings: Settings, device: Device, tokenizer: RunTokenizer, observer: Observer
+) -> Prepared:
+    import torch
+
+    rows_wanted = tokenizer.rows if options.vocabulary_size is None else options.vocabulary_size
+    request = ScratchRequest(
+        architecture=options.architecture,
+        config_file=options.config_file,
+        changes=options.config_changes,
+        vocabulary_rows=rows_wanted,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+    )
+    class_name, config = scratch_config(request)
+    values = config.to_dict()
+    rows = int(_text_values(values)["vocab_size"])
+    _check_rows(options, tokenizer, rows)
+    _check_positions(options, _text_values(values))
+    corpus, data, fingerprint = _open_corpus(options, tokenizer, rows, [])
+    observer.note(f"building {class_name}")
+    dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+    model = build_model(class_name, config, seed=options.seed, dtype=dtype).to(device.name)
+    architecture = Architecture(class_name, config.model_type, Kind.DECODER)
+    return Prepared(
+        options=options,
+        settings=settings,
+        device=device,
+        tokenizer=tokenizer,
+        model=model,
+        architecture=architecture,
+        config=_written_config(model.config.to_dict(), architecture, model),
+        generation_config=None,
+        data=data,
+        dataset_fingerprint=fingerprint,
+        examination=None,
+        initial_digest=model_digest(model),
+        vocabulary_rows=rows,
+        findings=(*corpus, _causal(model)),
+    )
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """The weights digest of a resident model, under its on-disk names."""
+    state = on_disk_state_dict(model)
+    digests = resident_digests(state)
+    return weights_digest(
+        TensorDigest(name, from_torch_dtype(tensor.dtype), tuple(tensor.shape), digests[name])
+        for name, tensor in state.items()
+    )
+
+
+def _examine(options: PretrainOptions, tokenizer: RunTokenizer) -> Examination:
+    """The headers of the checkpoint; one that would be resident in a dtype nobody trains in is planned as float32."""
+    assert options.init is not None
+    dtypes = {"float32": DType.F32, "bfloat16": DType.BF16}
+    examination = examine(options.init, _road_options(options, tokenizer, dtypes.get(options.dtype)))
+    plan = examination.facts.plan
+    if plan is None or plan.dtype in dtypes.values():
+        return examination
+    examination.close()
+    return examine(options.init, _road_options(options, tokenizer, DType.F32))
+
+
+def _road_options(options: PretrainOptions, tokenizer: RunTokenizer, dtype: DType | None) -> RoadOptions:
+    words = ["--dataset", str(options.dataset), "--tokenizer", str(options.tokenizer)]
+    words += ["--run-dir", str(options.run_directory)]
+    return RoadOptions(
+        run_kind=Kind.DECODER,
+        dtype=dtype,
+        may_use_zoo=True,
+        tokenizer=TokenizerFacts(str(options.tokenizer), tokenizer.rows, tokenizer.output_hash),
+        allowed_tensors=options.allowed_tensors,
+        allowed_gates={key: reason for key, reason in options.allowed_gates.items() if key not in CHECK_IDS},
+        retry_command="apr pretrain --init {path} " + shlex.join(words),
+    )
+
+
+def _open_corpus(
+    options: PretrainOptions, tokenizer: RunTokenizer, rows: int, findings: list[Finding]
+) -> tuple[tuple[Finding, ...], RunData, str]:
+    """Corpus findings, data and fingerprint; refuses with `findings` and the corpus's own together."""
+    if options.is_synthetic:
+        _refuse(options, findings)
+        data = open_synthetic_data(options.sequence_length, rows, options.seed, options.validation_windows)
+        return (), data, "synthetic"
+    report = check_corpus(
+        options.dataset,
+        tokenizer_files=tokenizer.files,
+        tokenizer_place=str(options.tokenizer),
+        model_rows=rows,
+        allowed=options.allowed_gates,
+    )
+    findings = [*findings, *report.findings]
+    _refuse(options, findings)
+    return report.findings, _open_windows(options, report), report.fingerprint
+
+
+def _open_windows(options: PretrainOptions, report: CorpusReport) -> RunData:
+    return open_data(
+        options.dataset,
+        sequence_length=options.sequence_length,
+        seed=options.seed,
+        fingerprint=report.fingerprint,
+        validation_shards=options.validation_shards,
+        validation_windows=options.validation_windows,
+    )
+
+
+def _refuse(options: PretrainOptions, findings: list[Finding]) -> None:
+    refusals = [finding for finding in findings if finding.status is Status.REFUSE]
+    if refusals:
+        raise RefusedError(
+            f"the run cannot start: {len(refusals)} finding" + ("s" if len(refusals) != 1 else ""),
+            where=str(options.dataset),
+            invariant=refusals[0].id,
+            findings=tuple(finding.to_json() for finding in refusals),
+        )
+
+
+def _causal(model: PreTrainedModel) -> Finding:
+    finding = check_causality(model)
+    if finding.status is Status.REFUSE:
+        raise RefusedError(
+            finding.message,
+            expected=finding.expected,
+            found=finding.found,
+            remedy=finding.remedy,
+            invariant=finding.id,
+            findings=(finding.to_json(),),
+        )
+    return finding
+
+
+def _check_rows(options: PretrainOptions, tokenizer: RunTokenizer, rows: int) -> None:
+    asked = options.vocabulary_size
+    if asked is not None and asked != rows:
+        raise UsageError(
+            "--vocab-size is not the model's",
+            expected=f"{rows}, the rows of its embedding",
+            found=str(asked),
+            remedy="leave --vocab-size out",
+        )
+    if tokenizer.rows > rows:
+        raise RefusedError(
+            "the tokenizer can produce ids that the model has no embedding for",
+            where=str(options.tokenizer),
+            expected=f"at most {rows:,} tokens, the rows of the embedding",
+            found=f"{tokenizer.rows:,} tokens",
+            remedy="use the model's own tokenizer, or a larger --vocab-size from scratch",
+            invariant=VOCABULARY_ID,
+        )
+
+
+def _check_positions(options: PretrainOptions, config: dict[str, Any]) -> None:
+    positions = next((config[key] for key in ("max_position_embeddings", "n_positions") if config.get(key)), None)
+    if isinstance(positions, int) and options.sequence_length > positions:
+        raise UsageError(
+            "--seq-length is longer than the model has positions",
+            expected=f"at most {positions}",
+            found=str(options.sequence_length),
+            remedy=f"--seq-length {positions}",
+        )
+
+
+def _text_values(config: Any) -> dict[str, Any]:
+    """The config of the text part, where a config nests one."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else dict(config)
+
+
+def _written_config(config: dict[str, Any], architecture: Architecture, model: PreTrainedModel) -> dict[str, Any]:
+    """`config` as a checkpoint records it: with the identity and the dtype of the model it stands beside."""
+    as_json: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    written = {key: value for key, value in as_json.items() if key not in ("torch_dtype", "_name_or_path")}
+    written["architectures"] = [architecture.class_name]
+    written["model_type"] = architecture.model_type
+    written["dtype"] = str(model.dtype).removeprefix("torch.")
+    return written
