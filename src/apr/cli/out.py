@@ -117,7 +117,9 @@ class Out:
             return
         _print(_styled("error: ", color="red", bold=True) + str(error), to_stderr=True)
         if isinstance(error, RefusedError):
-            for line in finding_lines(finding_from_json(each) for each in error.findings):
+            said = (error.expected, error.found, error.remedy)
+            findings = (finding_from_json(each) for each in error.findings)
+            for line in finding_lines(each for each in findings if (each.expected, each.found, each.remedy) != said):
                 _print(line, to_stderr=True)
 
     def _line(self, line: str) -> None:

@@ -27,6 +27,9 @@ from apr.stamping.edit import (
     Edit,
     Editor,
     config_changes,
+    contradicted_fields,
+    removal_notes,
+    removals,
     restamped,
     rope_settings,
     stamps_given,
@@ -49,10 +52,13 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
     metadata |= wanted
     config = metadata.get(CONFIG_KEY)
     stamps = restamped(checkpoint.stamps, stamps_given(changes, METADATA_KEYS), METADATA_PLACE)
+    untrue: tuple[str, ...] = ()
     if isinstance(config, Mapping):
+        untrue = contradicted_fields(config, checkpoint, changes.hf_architecture)
         new = config_changes(config, changes) | _settings_of_config(config, changes.settings)
         found += [change_of(CONFIG_KEY, config, key, value) for key, value in new.items()]
-        config = {**config, **new}
+        found += removals(CONFIG_KEY, config, untrue)
+        config = {key: value for key, value in {**config, **new}.items() if key not in untrue}
         metadata[CONFIG_KEY] = config
         stamps = restamped(stamps, stamps_given(changes, CONFIG_KEYS), f"{METADATA_PLACE}: {CONFIG_KEY}")
     if tokenizer_files is not None:
@@ -67,7 +73,8 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         config=without_tagged_floats(config) if isinstance(config, Mapping) else None,
         typed=MappingProxyType({**checkpoint.typed, **set_here}),
     )
-    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
+    kept = tuple(change for change in found if change is not None)
+    return Edit(checkpoint, after, kept, tokenizer_files, removal_notes(CONFIG_KEY, untrue))
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:

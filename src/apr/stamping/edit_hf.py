@@ -19,7 +19,17 @@ from apr.formats.json_text import read_object, with_tagged_floats, without_tagge
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.stamping.changes import StampChanges
-from apr.stamping.edit import Edit, Editor, config_changes, refuse_fields, rope_settings, tokenizer_change
+from apr.stamping.edit import (
+    Edit,
+    Editor,
+    config_changes,
+    contradicted_fields,
+    refuse_fields,
+    removal_notes,
+    removals,
+    rope_settings,
+    tokenizer_change,
+)
 from apr.stamping.history import change_of
 from apr.storage.atomic import atomic_directory, atomic_file
 
@@ -40,7 +50,9 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
     found += [change_of(f"{RECORDED_FILE_NAME}: provenance", provenance, *each) for each in changes.provenance.items()]
     if tokenizer_files is not None:
         found.append(tokenizer_change(checkpoint, tokenizer_files))
-    config |= new
+    untrue = contradicted_fields(config, checkpoint, changes.hf_architecture)
+    found += removals(CONFIG_FILE_NAME, config, untrue)
+    config = {key: value for key, value in (config | new).items() if key not in untrue}
     document["provenance"] = {**provenance, **changes.provenance}
     after = replace(
         checkpoint,
@@ -48,7 +60,8 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         stamps=config_stamps(config, CONFIG_FILE_NAME),
         metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
     )
-    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files)
+    kept = tuple(change for change in found if change is not None)
+    return Edit(checkpoint, after, kept, tokenizer_files, removal_notes(CONFIG_FILE_NAME, untrue))
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
