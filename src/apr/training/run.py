@@ -52,10 +52,18 @@ def pretrain(
     checkpoint cannot be written.
     """
     observer = observer or SilentObserver()
-    prepared = prepare(options, observer)
+    return train_prepared(prepare(options, observer), observer, should_stop)
+
+
+def train_prepared(
+    prepared: Prepared, observer: Observer, should_stop: Callable[[], bool] = lambda: False
+) -> RunResult:
+    """The second half of `pretrain`: measure step 0, then train `prepared`. Raises as `pretrain` does.
+
+    A caller that changed the weights of a model from scratch in between has set `prepared.initial_digest` anew.
+    """
     run = _Run(prepared, observer, should_stop)
-    step0 = run.measure_step0()
-    return run.train(step0)
+    return run.train(run.measure_step0())
 
 
 @dataclass
