@@ -12,7 +12,7 @@ from typing import Any
 from apr.formats.base import Checkpoint, Format, IntegrityProblem
 from apr.formats.recorded import Recorded
 from apr.identity.types import Architecture, Candidate, Verdict
-from apr.quality.facts import dimensions, identity_stamps, text_stamp
+from apr.quality.facts import dimensions, identity_stamps, model_rows, text_stamp
 
 FORMAT_NAMES = {
     Format.APR2: "APR v2",
@@ -27,7 +27,6 @@ def inspect_checkpoint(
 ) -> dict[str, Any]:
     """Everything `apr inspect` says of `checkpoint`; `deep` also reads every byte."""
     from apr.identity.verdict import give_verdict
-    from apr.quality.score import model_rows, quality_score
     from apr.quality.tokenizer import recorded_tokenizer
 
     verdict = give_verdict(checkpoint)
@@ -62,6 +61,8 @@ def inspect_checkpoint(
         "problems": [_problem(problem) for problem in problems],
     }
     if with_quality:
+        from apr.quality.score import quality_score
+
         document["quality"] = quality_score(checkpoint, verdict, deep).to_json()
     if with_vocabulary:
         document["vocabulary"] = [{"id": number, "token": token} for number, token in sorted(tokenizer.tokens.items())]

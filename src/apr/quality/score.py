@@ -8,13 +8,12 @@ identity, caps the total and is never ship-ready; placeholders pay nothing; a to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import AprError, RefusedError
 from apr.formats.base import Checkpoint, Format, Stamp
-from apr.identity.types import Candidate, Verdict, VerdictKind
-from apr.quality.facts import dimensions, identity_stamps, text_stamp
+from apr.identity.types import Verdict, VerdictKind
+from apr.quality.facts import dimensions, dimensions_shown, identity_stamps, model_rows, text_stamp
 from apr.quality.tokenizer import recorded_tokenizer
 from apr.stamping.licenses import MODEL_LICENSE_WORDS, canonical_license, is_placeholder
 
@@ -24,8 +23,7 @@ PART_MAXIMA = {"physics": 20, "structural": 20, "provenance": 25, "hf_identity":
 PROVENANCE_POINTS = {"license": 9, "data_source": 8, "data_license": 8}
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One line of the score: points got of points possible, and why."""
 
     part: str
@@ -35,8 +33,7 @@ class Item:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class QualityScore:
+class QualityScore(NamedTuple):
     """The score with every line that led to it. `cap` is the ceiling that a contradiction sets, None without one."""
 
     items: tuple[Item, ...]
@@ -123,7 +120,7 @@ def _structural(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Item]:
     absent = "no architecture is claimed" if stamp is None else f"{value} is not a known architecture"
     yield _item("structural", "architecture", 5, known, f"{value} is claimed", absent)
     stated = dimensions(checkpoint)
-    shown = _dimensions_shown(verdict)
+    shown = dimensions_shown(verdict)
     for name in ("hidden_size", "num_layers", "num_heads"):
         dimension = stated.get(name)
         if dimension is None:
@@ -205,24 +202,6 @@ def _announces_tokenizer(checkpoint: Checkpoint) -> bool:
     if checkpoint.format is not Format.APR2:
         return True
     return bool(unpack_header(checkpoint.files[0].read_at(0, HEADER_BYTES)).flags & Flags.HAS_VOCAB)
-
-
-def model_rows(checkpoint: Checkpoint, verdict: Verdict) -> int | None:
-    """Rows of the token embedding: as the tensors show, else as stated, else None."""
-    shown = _dimensions_shown(verdict).get("vocab_size")
-    if shown is not None:
-        return shown
-    stated = dimensions(checkpoint).get("vocab_size")
-    return None if stated is None else stated.value
-
-
-def _dimensions_shown(verdict: Verdict) -> dict[str, int]:
-    """Config fields solved from the tensors: by the claimed architecture if it fits, else by the best that does."""
-    candidates: tuple[Candidate, ...] = verdict.evidence.candidates
-    if not candidates:
-        return {}
-    claimed = [each for each in candidates if each.architecture == verdict.claim.architecture]
-    return dict((claimed or list(candidates))[0].dimensions)
 
 
 def _item(part: str, name: str, maximum: int, is_earned: bool, reason: str, problem: str | None) -> Item:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from apr.formats.base import Checkpoint
 from apr.formats.tokenizer_facts import read_vocabulary
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedTokenizer:
+class RecordedTokenizer(NamedTuple):
     """What the recorded tokenizer shows.
 
     file_names: recorded files. tokens: token by id, empty when none can be read. row_count: embedding rows that it
