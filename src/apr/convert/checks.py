@@ -14,7 +14,7 @@ from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
 from apr.identity.claim import read_claim
 from apr.loading.digest import TensorDigest, weights_digest
-from apr.loading.plan import INTERNAL_PREFIXES
+from apr.loading.plan import counted_names
 
 IDENTITY_ID = "INV-CONVERT-HF-ARCH-001"
 GENERATION_ID = "INV-GENERATION-001"
@@ -88,15 +88,10 @@ def _remedy(refusals: list[Finding]) -> str:
 
 
 def digest_of(stored: Mapping[str, StoredTensor], examination: Examination) -> str:
-    """The weights digest of `stored`: over the tensors a load reads where the plan says which, else over all.
-
-    A head stored once more than its tie needs does not count, so that it may come and go between containers.
-    """
-    names = {name for name in stored if not name.startswith(INTERNAL_PREFIXES)}
-    plan = examination.facts.plan
-    if plan is not None and plan.ledger.balances:
-        names &= {assignment.stored_name for assignment in plan.assignments}
-    return weights_digest(TensorDigest(name, *stored[name]) for name in names)
+    """The weights digest of `stored`, over the tensors of the examined checkpoint that count."""
+    checkpoint, plan = examination.facts.checkpoint, examination.facts.plan
+    counted = frozenset[str]() if checkpoint is None else counted_names(checkpoint, plan)
+    return weights_digest(TensorDigest(name, *stored[name]) for name in counted if name in stored)
 
 
 def check_same_model(source: Checkpoint, written: Checkpoint, config: Mapping[str, Any] | None) -> None:

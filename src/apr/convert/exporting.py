@@ -23,9 +23,9 @@ from apr.formats.safetensors.write import PYTORCH_METADATA, write_safetensors
 from apr.formats.writing import TensorToWrite, copy_of, tensor_digests
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
+from apr.identity.evidence import INTERNAL_PREFIXES
 from apr.identity.types import Origin
 from apr.loading.ledger import Rule
-from apr.loading.plan import INTERNAL_PREFIXES
 from apr.stamping.changes import PROVENANCE_FIELDS
 from apr.stamping.history import Change, history_entry
 

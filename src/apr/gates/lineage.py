@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.plan import counted_names
 
 ID = "INV-LINEAGE-001"
 DIGEST_FORM = re.compile(r"blake3:[0-9a-f]{64}")
@@ -27,12 +28,11 @@ def _check_headers(facts: InitFacts) -> Iterable[Finding]:
     if recorded.weights_digest is None:
         yield Finding(ID, Status.UNCHECKED, "the checkpoint records no weights digest")
         return
-    leaves = [
+    computed = weights_digest(
         TensorDigest(name, entry.dtype, entry.shape, recorded.tensor_digests.get(name, ""))
         for name, entry in facts.checkpoint.tensors.items()
-        if not entry.is_placeholder
-    ]
-    computed = weights_digest(leaves)
+        if name in counted_names(facts.checkpoint, facts.plan)
+    )
     if computed != recorded.weights_digest:
         yield Finding(
             ID,

@@ -23,7 +23,7 @@ from apr.gates.runner import check_overrides, run_stage
 from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Kind, Verdict
 from apr.identity.verdict import give_verdict
-from apr.loading.plan import INTERNAL_PREFIXES, make_plan
+from apr.loading.plan import counted_names, make_plan
 from apr.loading.target import make_target, make_target_on_meta
 
 if TYPE_CHECKING:
@@ -167,11 +167,8 @@ def deepen(examination: Examination) -> Examination:
             "INV-FILE-INTEGRITY-001", Status.REFUSE, f"{error.what} ({error.where})", error.expected, error.found
         )
         return replace(examination, findings=(*examination.findings, finding))
-    leaves = [each.digest for each in values.values() if not each.entry.name.startswith(INTERNAL_PREFIXES)]
-    if facts.plan is not None and facts.plan.ledger.balances:
-        planned = {assignment.stored_name for assignment in facts.plan.assignments}
-        leaves = [leaf for leaf in leaves if leaf.name in planned]
-    facts = replace(facts, values=values, checksum_problems=problems, source_digest=weights_digest(leaves))
+    digest = weights_digest(values[name].digest for name in counted_names(facts.checkpoint, facts.plan))
+    facts = replace(facts, values=values, checksum_problems=problems, source_digest=digest)
     return _advance(examination, facts, Stage.VALUES)
 
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
+from apr.identity.evidence import INTERNAL_PREFIXES
 from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
-
-# Names a container keeps for itself: training state of upstream's CUDA trainer, files embedded by `apr`.
-INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 
 _RESIDENT_FLOATS = (DType.F32, DType.BF16, DType.F16, DType.F64)
 
@@ -99,6 +97,20 @@ def make_plan(
         shape_conflicts=tuple(conflicts),
     )
     return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger)
+
+
+def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[str]:
+    """The tensors a weights digest is over: those a load reads where the plan tells, else all that hold model bytes.
+
+    A head stored once more than its tie needs does not count, so that it may come and go between containers.
+    """
+    if plan is not None and plan.ledger.balances:
+        return frozenset(assignment.stored_name for assignment in plan.assignments)
+    return frozenset(
+        name
+        for name, entry in checkpoint.tensors.items()
+        if not entry.is_placeholder and not name.startswith(INTERNAL_PREFIXES)
+    )
 
 
 def _assignment(entry: TensorEntry, resident: DType) -> Assignment:

@@ -107,10 +107,13 @@ def _digest_of(checkpoint: Checkpoint, deep: bool) -> tuple[str, bool]:
     recorded = checkpoint.recorded.weights_digest
     if recorded is not None and not deep:
         return recorded, False
+    from apr.gates.road import examine_opened
     from apr.loading.digest import weights_digest
+    from apr.loading.plan import counted_names
     from apr.loading.values import read_values
 
-    facts = read_values(entry for entry in checkpoint.tensors.values() if not entry.is_placeholder)
+    counted = counted_names(checkpoint, examine_opened(checkpoint).facts.plan)
+    facts = read_values(checkpoint.tensors[name] for name in counted)
     return weights_digest(fact.digest for fact in facts.values()), True
 
 

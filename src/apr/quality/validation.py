@@ -114,10 +114,13 @@ def _sums_of(checkpoint: Checkpoint) -> str:
 
 
 def _weights_digest_check(checkpoint: Checkpoint, facts: Mapping[str, TensorFacts]) -> Check:
+    from apr.gates.road import examine_opened
     from apr.loading.digest import weights_digest
+    from apr.loading.plan import counted_names
 
     id, name = "weights-digest", _AFTER_STRUCTURE["weights-digest"]
-    computed = weights_digest(fact.digest for fact in facts.values())
+    counted = counted_names(checkpoint, examine_opened(checkpoint).facts.plan)
+    computed = weights_digest(facts[name].digest for name in counted)
     recorded = checkpoint.recorded.weights_digest
     if recorded is None:
         return Check(id, name, CheckStatus.SKIP, f"none is recorded; the bytes give {computed}")
