@@ -27,7 +27,7 @@ LLAMA = StampChanges(architecture="llama", hf_architecture="LlamaForCausalLM", h
 LLAMA_FIELDS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 
 
-def save_tokenizer(directory: Path, vocabulary: int = VOCABULARY) -> Path:
+def save_tokenizer(directory: Path, text: str = "## a comment ## import numpy as np\n") -> Path:
     """A small BPE tokenizer, one of whose merges begins with `#`, saved as transformers saves one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -35,8 +35,8 @@ def save_tokenizer(directory: Path, vocabulary: int = VOCABULARY) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    tokenizer.train_from_iterator(["## a comment ## import numpy as np\n"] * 50, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+    tokenizer.train_from_iterator([text] * 50, trainer)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}

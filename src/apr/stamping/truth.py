@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from apr.errors import RefusedError
+from apr.errors import AprError, RefusedError
 from apr.formats.base import Stamp
 from apr.gates.finding import Finding, Status
+from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Claim, Evidence, Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
@@ -37,13 +38,18 @@ class TruthCheck:
 def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reason: str | None = None) -> TruthCheck:
     """Hold the stamps as they will be against each other and against the tensors.
 
-    Raises RefusedError with every finding: stamps that disagree (given ones, or given ones with those that stay), and
-    a claim that the tensors contradict or cannot confirm, unless `force_reason` says why it is to be written.
+    Raises RefusedError with every finding: stamps that disagree (given ones, or given ones with those that stay),
+    values that the tensors contradict, and a claim that the tensors contradict or cannot confirm, unless
+    `force_reason` says why it is to be written.
     """
     verdict = give_verdict(edit.after)
     disagreements = tuple(_disagreement_findings(verdict, changes, recipe))
     if disagreements:
         raise _refused("the stamps would contradict each other", AGREE_ID, edit, disagreements)
+    conflicts = _new_conflicts(edit, verdict)
+    if conflicts:
+        finding = _conflict_finding(conflicts)
+        raise _refused(finding.message, TRUTH_ID, edit, (finding,))
     agree = Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")
     truth = _truth_finding(verdict, changes, recipe)
     if truth.status is not Status.REFUSE:
@@ -69,6 +75,29 @@ def _disagreement_findings(verdict: Verdict, changes: StampChanges, recipe: Reci
         )
         for first, second in verdict.claim.disagreements
     ]
+
+
+def _new_conflicts(edit: Edit, verdict: Verdict) -> tuple[str, ...]:
+    """Facts that the stamp would bring into contradiction with each other or with the tensors."""
+    architecture = verdict.claim.architecture
+    if architecture is None:
+        return ()
+    try:
+        before = resolve_config(edit.before, architecture).conflicts
+    except AprError:
+        return ()  # The config was unusable before: the gates say so, and the stamp is not the cause.
+    return tuple(line for line in resolve_config(edit.after, architecture).conflicts if line not in before)
+
+
+def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
+    return Finding(
+        TRUTH_ID,
+        Status.REFUSE,
+        "a value to be set contradicts the tensors, or another recorded value",
+        expected="values that the tensors and the rest of the file allow",
+        found="\n".join(conflicts),
+        remedy="leave out that --set, or set the value that the tensors show",
+    )
 
 
 def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
