@@ -53,6 +53,7 @@ def write_directory(path: Path, **config: object) -> Path:
     return path
 
 
+@pytest.mark.falsifies("INV-APR-PROV-002")
 def test_json_has_the_founding_projects_keys(apr: Callable, tmp_path: Path) -> None:
     path = write_founding_file(tmp_path / "x.apr", license="MIT", param_count=0)
     document = apr("inspect", path, "--json").document
