@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -92,7 +93,8 @@ class Checkpoint:
     under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
     metadata: the container's own metadata (APR JSON, safetensors `__metadata__`), as read.
     tokenizer_files: loader of the lossless tokenizer files (name to bytes); empty mapping when none are recorded.
-    tokenizer_vocabulary_size: entries of the recorded tokenizer, None when the file records none.
+    count_tokenizer_rows: makes `tokenizer_vocabulary_size`, which is read when it is first asked for, as a tokenizer
+    of 150,000 tokens takes longer to parse than all headers.
     problems: structural contradictions found while reading headers (INV-FILE-INTEGRITY-001).
     The files stay open until `close`, so what was checked is what is loaded, also when the path is replaced.
     """
@@ -109,7 +111,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any] | None = None
     recorded: Recorded = NOTHING_RECORDED
     tokenizer_files: Callable[[], Mapping[str, bytes]] = lambda: MappingProxyType({})
-    tokenizer_vocabulary_size: int | None = None
+    count_tokenizer_rows: Callable[[], int | None] = lambda: None
     problems: tuple[IntegrityProblem, ...] = ()
     verify_checksums: Callable[[], tuple[IntegrityProblem, ...]] = lambda: ()
 
@@ -121,6 +123,11 @@ class Checkpoint:
     def parameter_count(self) -> int:
         """Stored elements; a zero-byte placeholder stores none."""
         return sum(entry.element_count for entry in self.tensors.values() if not entry.is_placeholder)
+
+    @cached_property
+    def tokenizer_vocabulary_size(self) -> int | None:
+        """Embedding rows the recorded tokenizer needs (its largest id plus one), None when the file records none."""
+        return self.count_tokenizer_rows()
 
     def close(self) -> None:
         for file in self.files:

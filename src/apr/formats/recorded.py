@@ -153,7 +153,7 @@ def _probe_from_json(document: object, where: str) -> Probe:
         probe = Probe(
             tokens, float(document["loss"]), top_ids, top_logits, str(document["dtype"]), str(document["device"])
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(where, "tokens, loss, top_ids, top_logits, dtype, device", repr(error)) from error
     lengths = {len(row) for row in tokens}
     if len(lengths) != 1 or 0 in lengths or not len(tokens) == len(top_ids) == len(top_logits):
@@ -172,4 +172,11 @@ def _plain_value(value: Any) -> Any:
 
 
 def _damaged(where: str, expected: str, found: str) -> DamagedFileError:
-    return DamagedFileError("the apr record cannot be read", where=where, expected=expected, found=found)
+    return DamagedFileError(
+        "the apr record cannot be read",
+        where=where,
+        expected=expected,
+        found=found,
+        invariant="INV-FILE-INTEGRITY-001",
+        remedy="fetch or write the checkpoint again from an intact source",
+    )

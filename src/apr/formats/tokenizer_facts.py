@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 # Files that make up a Hugging Face tokenizer; the order is the one they are listed in.
 TOKENIZER_FILE_NAMES = (
@@ -61,6 +61,30 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:
     return Vocabulary(ids, kept, "BPE" if kept else None)
 
 
+def row_count(files: Mapping[str, bytes]) -> int | None:
+    """`read_vocabulary(files).row_count` at a fraction of the cost: nothing but the largest id is looked for."""
+    if "tokenizer.json" not in files:
+        vocabulary = read_vocabulary(files)
+        return None if vocabulary is None else vocabulary.row_count
+    document = _parsed(files["tokenizer.json"])
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(model, dict):
+        return None
+    pieces, added = model.get("vocab"), document.get("added_tokens")
+    if isinstance(pieces, list):
+        ids = [len(pieces) - 1]
+    else:
+        ids = [number for number in pieces.values() if _is_id(number)] if isinstance(pieces, dict) else []
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and _is_id(number := token.get("id")):
+            ids.append(number)
+    return max(ids, default=-1) + 1 or None
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _from_tokenizer_json(document: object) -> Vocabulary | None:
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(model, dict):
@@ -89,7 +113,7 @@ def _add(ids: dict[int, str], token_to_id: object) -> None:
     if not isinstance(token_to_id, dict):
         return
     for token, number in token_to_id.items():
-        if isinstance(token, str) and isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        if isinstance(token, str) and _is_id(number):
             ids[number] = token
 
 

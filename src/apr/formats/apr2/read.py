@@ -66,7 +66,7 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
         generation_config=_object(metadata, GENERATION_CONFIG_KEY),
         recorded=recorded,
         tokenizer_files=load_tokenizer,
-        tokenizer_vocabulary_size=recorded_vocabulary_size(metadata, load_tokenizer),
+        count_tokenizer_rows=lambda: recorded_vocabulary_size(metadata, load_tokenizer),
         problems=tuple(problems),
         verify_checksums=_verifier(file, entries, recorded, has_footer),
     )

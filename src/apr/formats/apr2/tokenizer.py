@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import DType
-from apr.formats.tokenizer_facts import Vocabulary, read_vocabulary
+from apr.formats.tokenizer_facts import Vocabulary, read_vocabulary, row_count
 
 if TYPE_CHECKING:
     from apr.formats.writing import TensorToWrite
@@ -47,7 +47,9 @@ def tokenizer_loader(metadata: Mapping[str, Any], entries: Iterable[TensorEntry]
     def load() -> Mapping[str, bytes]:
         files: dict[str, bytes] = {}
         if isinstance(texts, Mapping):
-            files.update((name, text.encode()) for name, text in texts.items() if isinstance(text, str))
+            files.update(
+                (name, text.encode(errors="surrogatepass")) for name, text in texts.items() if isinstance(text, str)
+            )
         files.update((name, entry.read_bytes()) for name, entry in blobs)
         return files
 
@@ -57,16 +59,17 @@ def tokenizer_loader(metadata: Mapping[str, Any], entries: Iterable[TensorEntry]
 def recorded_vocabulary_size(metadata: Mapping[str, Any], load: Callable[[], Mapping[str, bytes]]) -> int | None:
     """Embedding rows the recorded tokenizer needs; None when the file records none.
 
-    The size stands in upstream's `tokenizer.vocab_size`; the vocabulary itself and the lossless files overrule it.
+    The largest of what the lossless files, upstream's vocabulary and its `tokenizer.vocab_size` say: a key that says
+    too little must not hide ids the model has no row for.
     """
     claimed = metadata.get("tokenizer.vocab_size")
     tokens = metadata.get("tokenizer.vocabulary")
-    sizes = [len(tokens)] if isinstance(tokens, list) else []
+    sizes = [row_count(load())]
+    if isinstance(tokens, list):
+        sizes.append(len(tokens))
     if isinstance(claimed, int) and not isinstance(claimed, bool):
         sizes.append(claimed)
-    if not sizes and (vocabulary := read_vocabulary(load())) is not None:
-        sizes.append(vocabulary.row_count)
-    return max(sizes, default=None)
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def _split(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, bytes]]:

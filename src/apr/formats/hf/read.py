@@ -15,7 +15,7 @@ from apr.formats.damage import damaged
 from apr.formats.hf.weights import Weights, open_weights
 from apr.formats.json_text import read_bounded, read_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
-from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES, read_vocabulary
+from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES, row_count
 
 CONFIG_FILE_NAME = "config.json"
 GENERATION_CONFIG_FILE_NAME = "generation_config.json"
@@ -50,7 +50,6 @@ def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
     config = without_tagged_floats(read_object(directory / CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES))
     recorded = _recorded(directory / RECORDED_FILE_NAME)
     load_tokenizer = _tokenizer_loader(directory)
-    vocabulary = read_vocabulary(_read_present(directory, _VOCABULARY_FILE_NAMES))
     return Checkpoint(
         path=directory,
         format=Format.HF_DIRECTORY,
@@ -62,7 +61,7 @@ def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
         generation_config=_optional_object(directory / GENERATION_CONFIG_FILE_NAME),
         recorded=recorded,
         tokenizer_files=load_tokenizer,
-        tokenizer_vocabulary_size=None if vocabulary is None else vocabulary.row_count,
+        count_tokenizer_rows=lambda: row_count(_read_present(directory, _VOCABULARY_FILE_NAMES)),
         problems=weights.problems,
         verify_checksums=_verifier(weights.tensors, recorded.tensor_digests),
     )
