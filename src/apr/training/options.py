@@ -145,7 +145,7 @@ def _model_problems(options: PretrainOptions) -> list[str]:
     if not named:
         return ["name the model: --init CHECKPOINT to go on, or --arch CLASS or --config FILE to start from scratch"]
     problems = []
-    if len(named) > 1:
+    if options.init is not None and len(named) > 1:
         problems.append(f"{' and '.join(named)} name different models; give one")
     if options.init is not None and options.config_changes:
         problems.append("--set changes the config of a model from scratch; with --init the checkpoint's config is used")

@@ -52,7 +52,15 @@ def scratch_config(request: ScratchRequest) -> tuple[str, PretrainedConfig]:
     stated = values.pop("model_type", None)
     if not model_types:
         raise _not_causal(class_name)
-    model_type = stated if stated in model_types else model_types[0]
+    if stated is not None and stated not in model_types:
+        raise UsageError(
+            "--arch and the config name different models",
+            where=str(request.config_file),
+            expected=f"model_type {' or '.join(model_types)}, as {class_name} has",
+            found=repr(stated),
+            remedy="give a config of that class, or leave --arch out",
+        )
+    model_type = stated or model_types[0]
     defaults = {"vocab_size": request.vocabulary_rows, "bos_token_id": request.bos_id, "eos_token_id": request.eos_id}
     values.update({key: value for key, value in defaults.items() if key == "vocab_size" or value is not None})
     with quiet_zoo():
@@ -111,16 +119,21 @@ def _config_values(path: Path) -> dict[str, Any]:
 
 
 def _class_of(values: Mapping[str, Any], path: Path | None) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     names = values.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise UsageError(
-            "the config does not name a model class",
-            where=str(path),
-            expected='"architectures": ["Qwen2ForCausalLM"]',
-            found=repr(names),
-            remedy="add it to the config, or give --arch CLASS and the values with --set",
-        )
-    return names[0]
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return names[0]
+    of_type = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(values.get("model_type")))
+    if isinstance(of_type, str):
+        return of_type
+    raise UsageError(
+        "the config does not name a model class",
+        where=str(path),
+        expected='"architectures": ["Qwen2ForCausalLM"], or a "model_type" that has one causal language model',
+        found=f"architectures {names!r}, model_type {values.get('model_type')!r}",
+        remedy="add it to the config, or give --arch CLASS as well",
+    )
 
 
 def _names(class_name: str, names: str | tuple[str, ...] | list[str]) -> bool:
