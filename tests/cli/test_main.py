@@ -145,16 +145,40 @@ def test_version(apr: Callable) -> None:
     assert apr("version", "--json").document["apr"] == __version__
 
 
-def test_a_reader_that_leaves_early_meets_silence() -> None:
-    program = "import sys; from apr.cli.main import main; sys.argv[1:] = ['version', '--json']; sys.exit(main())"
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 7
+def run_in_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """`line` in a shell where `$APR` is the command, as a console script would start it."""
+    program = "import sys; from apr.cli.main import main; sys.exit(main())"
+    environment = {**os.environ, "APR": f"{sys.executable} -c '{program}'"}
+    shell = ["bash", "-o", "pipefail", "-c", f'eval "$APR {line}"']
+    return subprocess.run(shell, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("version --json | true", 7, ""),
+        ("version > /dev/full", 7, "No space left on device"),
+        ("version --json > /dev/full", 7, "No space left on device"),
+        ("nosuch --json > /dev/full", 2, ""),
+        ("nosuch 2> /dev/full", 2, ""),
+        ("version >&-", 0, ""),
+        ("version 2>&-", 0, ""),
+        ("nosuch >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_cannot_be_written_end_quietly_with_the_right_code(line: str, code: int, told: str) -> None:
+    result = run_in_shell(line)
+    assert result.returncode == code
+    assert told in result.stderr
+    assert (result.stderr == "") is (told == "")
+    assert "Traceback" not in result.stderr
+
+
+def test_an_encoding_that_lacks_a_character_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    result = run_in_shell("inspect no–model.apr")
+    assert result.returncode == 3
+    assert r"no\u2013model.apr" in result.stderr
 
 
 @pytest.mark.parametrize(

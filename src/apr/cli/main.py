@@ -39,9 +39,7 @@ def main() -> int:
     """The console script: `run` on the process's own arguments, with libraries kept quiet unless APR_DEBUG is set."""
     if not _is_debug():
         _silence_libraries()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         from click.shell_completion import shell_complete
@@ -50,13 +48,22 @@ def main() -> int:
     return run(sys.argv[1:])
 
 
+def _open_streams() -> None:
+    """stdout and stderr that always take text: closed ones lead nowhere, what an encoding lacks is escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the process ends
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run `apr ARGUMENTS` in this process and give its exit code; no exception of a command escapes."""
     out = Out(Mode.JSON if "--json" in _before_dashes(arguments) else Mode.HUMAN)
     try:
         return _invoke(out, arguments)
     except BrokenPipeError:
-        return _leave_broken_pipe()
+        _write_to_nowhere()
+        return int(ExitCode.INPUT_OUTPUT)
     except (KeyboardInterrupt, click.Abort):
         return _report(out, InterruptedRunError("interrupted"))
     except AprError as error:
@@ -89,8 +96,9 @@ def _report(out: Out, error: AprError) -> int:
     try:
         out.error(error)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _leave_broken_pipe()
+    except OSError:
+        # Nobody can be told: a full disk or a closed pipe behind stdout or stderr. The exit code still tells.
+        _write_to_nowhere()
     return int(error.exit_code)
 
 
@@ -126,10 +134,14 @@ def _unexpected_error(error: Exception) -> AprError:
     )
 
 
-def _leave_broken_pipe() -> int:
-    """Whoever read the output has left: say nothing, and let the interpreter flush into nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(ExitCode.INPUT_OUTPUT)
+def _write_to_nowhere() -> None:
+    """Let the interpreter flush what is left of stdout and stderr into nowhere, without a word at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
