@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ class ExpressionFitter:
                 other = self._single(rest) if all(each > 0 for each in rest) else None
                 if other is not None and other != text:
                     return _sum(other, factor, text)
-        for (first, a), (second, b) in itertools.combinations(simple[:40], 2):
+        for (first, a), (second, b) in itertools.combinations(simple[:30], 2):
             for one, two in itertools.product((1, 2), (1, 2)):
                 rest = tuple(x - one * y - two * z for x, y, z in zip(values, a, b, strict=True))
                 other = self._single(rest) if all(each > 0 for each in rest) else None
@@ -106,7 +107,9 @@ def _direction(values: Vector) -> Vector:
     return tuple(value // divisor for value in values) if divisor else values
 
 
-Row = tuple[str, tuple[int, ...]]
+MOST_PLACES_PAIRED = 120
+PLACE_FIELD = re.compile(r"layer|step|interval|freq|period|offset|replace|every|dense|sparse|start|first|stride|skip")
+"""Names of the fields that say on which layers something stands."""
 
 
 def fit_place(
@@ -122,7 +125,8 @@ def fit_place(
     for place, sets in single:
         if sets == list(present):
             return (place,)
-    for (one, a), (two, b) in itertools.combinations(single, 2):
+    useful = [each for each in single if all(wanted <= x for x, wanted in zip(each[1], present, strict=True))]
+    for (one, a), (two, b) in itertools.combinations(useful[:MOST_PLACES_PAIRED], 2):
         if all(x & y == wanted for x, y, wanted in zip(a, b, present, strict=True)):
             return (one, two)
     return None
@@ -134,6 +138,7 @@ def _places(
     def sets(test: Any) -> list[frozenset[int]]:
         return [frozenset(n for n in range(extent) if test(n, at)) for at, extent in enumerate(extents)]
 
+    fields = {name: values for name, values in fields.items() if PLACE_FIELD.search(name)}
     bounds = [("1", (1,) * len(extents)), ("2", (2,) * len(extents)), *fields.items()]
     bounds += [(f"{name}-1", tuple(value - 1 for value in values)) for name, values in fields.items()]
     for name, values in bounds:

@@ -12,7 +12,7 @@ IRRELEVANT_FIELD = re.compile(
     r"drop|^use_cache$|initializer|token_id$|_token_index$|^is_encoder_decoder$|^scale_embedding$|^id2label$|"
     r"^label2id$|^rope_parameters$|^rope_scaling$|^rope_theta$|^output_|^return_|^use_return_dict$|^summary_|"
     r"^forced_|^begin_suppress|^suppress_tokens$|^median_filter|^mask_|^apply_spec_augment$|^pretraining_tp$|"
-    r"^quantization_config$|^auto_map$|^init_std$|^init_device$|^problem_type$"
+    r"^quantization_config$|^auto_map$|^time_step_init_scheme$|_dtype$|_kernel$|^init_std$|^init_device$|^problem_type$"
 )
 ACTIVATION_FIELD = re.compile(r"(^|_)(act|activation|afn|activation_function|hidden_act)(_|$)|act_fn")
 LAYERS_FIELD = re.compile(
@@ -75,7 +75,8 @@ class ZooClass:
         default = self.default_of(name)
         if isinstance(default, int) and not isinstance(default, bool):
             return True
-        return "int" in str(self.fields[name].type) and (default is None or default == "auto")
+        kind = re.sub(r"(list|dict|tuple|Sequence)\[[^\]]*\]", "", str(self.fields[name].type))
+        return bool(re.search(r"\bint\b", kind)) and (default is None or default == "auto")
 
     def allows_boolean(self, name: str) -> bool:
         if name in self.unlisted:
@@ -125,14 +126,19 @@ def saved_tensors(model_class: type, config: Any) -> tuple[dict[str, tuple[int, 
 
 def _ties(model: Any, state: Mapping[str, Any]) -> dict[str, str]:
     """Names that `save_pretrained` leaves out because they share another tensor, with that tensor's name."""
+    groups: dict[int, list[str]] = {}
+    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            if name in state:
+                groups.setdefault(id(tensor), []).append(name)
+    shared = [names for names in groups.values() if len(names) > 1]
+    if not shared:
+        return {}
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    groups: dict[int, list[str]] = {}
-    for name in state:
-        groups.setdefault(id(model.get_parameter_or_buffer(name)), []).append(name)
     kept = set(remove_tied_weights_from_state_dict(dict(state), model))
     ties = {}
-    for names in groups.values():
+    for names in shared:
         stays = [name for name in names if name in kept]
         ties.update({name: stays[0] for name in names if name not in kept and stays})
     return ties
@@ -145,7 +151,7 @@ class Sampler:
         self.zoo = zoo
         self.integers = integers
         self.random = random.Random(seed)
-        self.layer_choices = (2, 3, 4, 5)
+        self.layer_choices = (2, 3, 4)
 
     def sample(self) -> dict[str, Any]:
         draw = self.random

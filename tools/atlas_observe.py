@@ -21,11 +21,11 @@ from atlas_models import (
     ZooClass,
 )
 
-OBSERVATIONS_AT_LEAST = 24
+OBSERVATIONS_AT_LEAST = 18
 OBSERVATIONS_EACH_STATE = 2
-MOST_TOGGLES_COMBINED = 5
-RANDOM_STATES = 40
-DERIVATION_CHECKS = 4
+MOST_TOGGLES_COMBINED = 4
+RANDOM_STATES = 28
+DERIVATION_CHECKS = 3
 
 State = Mapping[str, Any]
 
@@ -89,10 +89,10 @@ class Observer:
             return None
         base = zoo.observe(base_values)
         assert base is not None
-        for name in self.integers:
-            if name in relevance.integers:
-                continue
+        for name in [each for each in self.integers if each not in relevance.integers]:
             self._study_integer(name, base_values, base, relevance)
+        for name in relevance.integers:
+            self._study_unset(name, base_values, relevance)
         for name in zoo.fields:
             if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name):
                 continue
@@ -112,9 +112,20 @@ class Observer:
         ]
         layers = [name for name in roles if LAYERS_FIELD.search(name)]
         sizes = [name for name in roles if HIDDEN_FIELD.search(name) or VOCABULARY_FIELD.search(name)]
-        for chosen in (roles, [*layers, *sizes], layers, []):
-            for seed in range(4):
-                values = {**self.token_ids, **Sampler(self.zoo, chosen, seed).sample()}
+        counts = [name for name in self.integers if "expert" in name and "per_tok" not in name]
+        for chosen, others in (
+            (roles, [name for name in self.integers if name not in roles]),
+            (roles, counts),
+            (roles, []),
+            ([*layers, *sizes], counts),
+            ([*layers, *sizes], []),
+            (layers, counts),
+            (layers, []),
+            ([], counts),
+            ([], []),
+        ):
+            for seed in range(3):
+                values = {**self.token_ids, **Sampler(self.zoo, [*chosen, *others], seed).sample()}
                 if self.zoo.observe(values) is not None:
                     relevance.integers = list(chosen)
                     return values
@@ -133,7 +144,6 @@ class Observer:
                 break
         else:
             (relevance.harmless_integers if is_known else relevance.fixed).append(name)
-        self._study_unset(name, base_values, relevance)
 
     def _study_unset(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> None:
         """A nullable integer that the config class leaves unset: the model derives it, or it is a toggle."""

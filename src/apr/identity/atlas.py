@@ -6,8 +6,8 @@ here imports torch or transformers.
 
 from __future__ import annotations
 
-import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,7 +24,8 @@ from apr.identity.entries import (
 )
 from apr.identity.types import Architecture, ExpectedTensor, Kind
 
-DATA_FILE = "atlas.json.gz"
+DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 class Atlas:

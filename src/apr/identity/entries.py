@@ -33,7 +33,8 @@ class Template:
     """A family of tensors: `pattern` has one `{name}` for each loop `(name, extent expression)`.
 
     dims: expressions. when: the condition on config fields under which the tensors exist. where: on which layers.
-    tied_to: the tensor whose bytes it shares. is_optional: may be absent or present without changing the model.
+    tied_to: the tensor whose bytes it shares. is_optional: a buffer that older versions saved; may be absent or present
+    in any shape without changing the model.
     is_loose: only the name is known (every number written `#`), neither shape nor extent.
     """
 

@@ -113,7 +113,11 @@ def match(
 
 def _seen(template: Template, names: FileNames) -> SeenTemplate:
     rows = dict(_rows(template, names))
-    fits_rank = template.is_loose or all(len(names.shapes[name]) == len(template.dims) for name in rows.values())
+    fits_rank = (
+        template.is_loose
+        or template.is_optional
+        or all(len(names.shapes[name]) == len(template.dims) for name in rows.values())
+    )
     return SeenTemplate(template, rows, fits_rank)
 
 
@@ -136,7 +140,7 @@ def _rows(template: Template, names: FileNames) -> Iterator[tuple[tuple[int, ...
 
 def _rank_conflicts(chosen: Sequence[SeenTemplate], names: FileNames) -> Iterator[str]:
     for each in chosen:
-        for name in () if each.template.is_loose else each.rows.values():
+        for name in () if each.fits_rank else each.rows.values():
             if len(names.shapes[name]) != len(each.template.dims):
                 yield f"{name}: {list(names.shapes[name])} where [{', '.join(each.template.dims)}] is expected"
                 break

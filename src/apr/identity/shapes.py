@@ -32,7 +32,7 @@ def parse(expression: str) -> Node:
         raise ValueError(f"not an expression over config fields: {expression!r}")
     node, rest = _parse_sum(tuple(tokens), 0)
     if rest != len(tokens):
-        raise ValueError(f"unexpected {tokens[rest]!r} in {expression!r}")
+        raise ValueError(f"unexpected {tokens[rest]!r} in the expression {expression!r}")
     return node
 
 

@@ -18,6 +18,9 @@ from apr.identity.types import Origin
 EPSILON_FIELD = re.compile(r"(^|_)(norm|layer_norm|layernorm|rms_norm)_(eps|epsilon)$")
 """The field that upstream's `rms_norm_eps` stands for, whatever the class calls it."""
 
+HEADS_FIELD = re.compile(r"(^|_)(heads?|head_kv)$")
+"""The split of a width into heads: half of it does not prove the other half."""
+
 WITHOUT_EFFECT = re.compile(
     r"drop|initializer|init_|_init|^init|_token_id$|^use_cache$|jitter|aux_loss|^output_|z_loss|^summary_|"
     r"^max_window_layers$|^pretraining_tp$|^time_step_(min|max|floor|limit|scale)$|^rescale_|^max_position_embeddings$|"
@@ -67,9 +70,9 @@ def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
             checked_integer(name, value)
         if name in entry.defaults or name == "head_dim":
             draft.set(name, value, Origin.TYPED)
-    account = _solve(checkpoint, entry, typed, draft)
+    shown, account = _solve(checkpoint, entry, typed, draft)
     for name, value in account.dimensions.items():
-        if name not in draft.values:
+        if name not in draft.values and (name in shown.dimensions or not HEADS_FIELD.search(name)):
             draft.set(name, value, Origin.TENSORS)
     for name, value in _flags(entry, account, checkpoint):
         draft.set(name, value, Origin.TENSORS)
@@ -83,8 +86,8 @@ def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
     return draft
 
 
-def _solve(checkpoint: Checkpoint, entry: Entry, typed: Mapping[str, Any], draft: Draft) -> Account:
-    """The account of the file; typed dimensions that contradict the tensors become conflicts."""
+def _solve(checkpoint: Checkpoint, entry: Entry, typed: Mapping[str, Any], draft: Draft) -> tuple[Account, Account]:
+    """The account of the file from tensors alone, and with typed dimensions; contradictions become conflicts."""
     names = model_tensors(checkpoint)
     shown = match(entry, names)
     integers = {name: value for name, value in typed.items() if isinstance(value, int) and not isinstance(value, bool)}
@@ -94,7 +97,7 @@ def _solve(checkpoint: Checkpoint, entry: Entry, typed: Mapping[str, Any], draft
     known = {name: value for name, value in integers.items() if name not in shown.dimensions}
     account = match(entry, names, known={**shown.dimensions, **known})
     draft.conflicts += [line for line in account.shape_conflicts if line not in shown.shape_conflicts]
-    return account
+    return shown, account
 
 
 def _flags(entry: Entry, account: Account, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,177 @@
+"""The verdict on the founding case, on name twins, on flags, ties and wrappers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apr.identity.types import VerdictKind
+from apr.identity.verdict import give_verdict, stamp_recipe
+from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, headers, stored_shapes
+
+SMALL = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 80,
+    "vocab_size": 101,
+}
+BIASES = "model.layers.{0–23}.self_attn.{q,k,v}_proj.bias"
+
+
+def test_the_founding_file_contradicts_its_stamp() -> None:
+    shapes = stored_shapes("Qwen2ForCausalLM", **QWEN2_HALF_BILLION)
+    assert len(shapes) == 290
+    verdict = give_verdict(headers(shapes, [(SLUG, "LlamaForCausalLM")]))
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    assert str(verdict.evidence.candidates[0].architecture) == "qwen2 (Qwen2ForCausalLM)"
+    assert f"72 tensors {BIASES} are known to qwen2, not to llama" in verdict.reasons
+    runner_up = verdict.evidence.runner_up
+    assert runner_up is not None
+    assert runner_up.architecture.model_type == "llama"
+    assert (runner_up.unfilled, runner_up.unused) == ((), (BIASES,))
+
+
+@pytest.mark.parametrize("stamp", ["qwen2", "Qwen2ForCausalLM"])
+def test_the_honest_file_is_accepted_with_its_dimensions(stamp: str) -> None:
+    shapes = stored_shapes("Qwen2ForCausalLM", **QWEN2_HALF_BILLION)
+    verdict = give_verdict(headers(shapes, [(SLUG, stamp)]))
+    assert verdict.kind in (VerdictKind.MATCH, VerdictKind.AMBIGUOUS)
+    best = verdict.evidence.candidates[0]
+    assert best.architecture.class_name == "Qwen2ForCausalLM"
+    solved = {name: QWEN2_HALF_BILLION[name] for name in best.dimensions if name in QWEN2_HALF_BILLION}
+    assert {name: best.dimensions[name] for name in solved} == solved
+    assert {"hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"} <= set(solved)
+
+
+def test_a_llama_is_ambiguous_among_its_twins() -> None:
+    verdict = give_verdict(headers(stored_shapes("LlamaForCausalLM", **SMALL), [(MODEL_TYPE, "llama")]))
+    assert verdict.kind is VerdictKind.AMBIGUOUS
+    types = [candidate.architecture.model_type for candidate in verdict.evidence.candidates]
+    assert types[0] == "llama"
+    assert {"mistral", "gemma", "granite", "smollm3"} <= set(types)
+    assert "mistral" in verdict.reasons[0]
+
+
+def test_the_claimed_twin_stands_first() -> None:
+    verdict = give_verdict(headers(stored_shapes("LlamaForCausalLM", **SMALL), [(MODEL_TYPE, "granite")]))
+    assert verdict.kind is VerdictKind.AMBIGUOUS
+    assert verdict.evidence.candidates[0].architecture.model_type == "granite"
+
+
+def test_an_honest_biased_llama_is_not_refused() -> None:
+    shapes = stored_shapes("LlamaForCausalLM", **SMALL, attention_bias=True, mlp_bias=True)
+    assert "model.layers.0.self_attn.o_proj.bias" in shapes
+    verdict = give_verdict(headers(shapes, [(MODEL_TYPE, "llama"), (CLASS, "LlamaForCausalLM")]))
+    assert verdict.kind in (VerdictKind.MATCH, VerdictKind.AMBIGUOUS)
+
+
+def test_biases_without_an_output_bias_are_no_llama_even_if_its_config_allows_biases() -> None:
+    shapes = stored_shapes("Qwen2ForCausalLM", **SMALL)
+    config = {**SMALL, "attention_bias": True}
+    verdict = give_verdict(headers(shapes, [(MODEL_TYPE, "llama")], config=config))
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    assert any("self_attn.o_proj.bias, which the file lacks" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_and_untied_heads_are_both_whole(tied: bool) -> None:
+    shapes = stored_shapes("Qwen2ForCausalLM", **SMALL, tie_word_embeddings=tied)
+    assert ("lm_head.weight" in shapes) is not tied
+    assert give_verdict(headers(shapes, [(MODEL_TYPE, "qwen2")])).kind is not VerdictKind.CONTRADICTION
+
+
+def test_a_zero_byte_head_means_tied() -> None:
+    shapes = {**stored_shapes("Qwen2ForCausalLM", **SMALL), "lm_head.weight": (101, 48)}
+    verdict = give_verdict(headers(shapes, [(SLUG, "qwen2")], placeholders=["lm_head.weight"]))
+    assert verdict.kind is not VerdictKind.CONTRADICTION
+    assert any("zero bytes" in reason for reason in verdict.reasons)
+
+
+def test_without_a_claim_the_evidence_suggests() -> None:
+    verdict = give_verdict(headers(stored_shapes("Qwen2ForCausalLM", **SMALL)))
+    assert verdict.kind is VerdictKind.UNKNOWN
+    assert "the checkpoint does not say what it is" in verdict.reasons
+    assert "its tensors suggest qwen2 (Qwen2ForCausalLM)" in verdict.reasons
+
+
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        ("_orig_mod.", "torch.compile"),
+        ("module.", "DataParallel"),
+        ("module._orig_mod.", "torch.compile"),
+        ("_fsdp_wrapped_module.", "FSDP"),
+        ("base_model.model.", "PEFT"),
+        ("model.", "without the prefix `model.`"),
+    ],
+)
+def test_a_wrapper_prefix_is_named(prefix: str, words: str) -> None:
+    shapes = {prefix + name: shape for name, shape in stored_shapes("Qwen2ForCausalLM", **SMALL).items()}
+    verdict = give_verdict(headers(shapes, [(MODEL_TYPE, "qwen2")]))
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    text = "\n".join(verdict.reasons)
+    assert words in text
+    assert "they are the tensors of qwen2" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model.layers.1.mlp.up_proj.weight": None}, "model.layers.1.mlp.up_proj.weight"),
+        ({"model.layers.1.mlp.up_proj.weight": (80, 49)}, "hidden_size would be 48"),
+        ({"model.layers.1.self_attn.surprise.weight": (4, 4)}, "surprise"),
+        ({"model.layers.3.input_layernorm.weight": (48,)}, "model.layers.3"),
+        ({"model.norm.weight": (1, 48)}, "model.norm.weight"),
+    ],
+)
+def test_one_wrong_tensor_is_found(change: dict[str, tuple[int, ...] | None], words: str) -> None:
+    shapes = {**stored_shapes("Qwen2ForCausalLM", **SMALL), **change}
+    kept = {name: shape for name, shape in shapes.items() if shape is not None}
+    verdict = give_verdict(headers(kept, [(MODEL_TYPE, "qwen2")]))
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    assert words in "\n".join(verdict.reasons)
+
+
+def test_container_internal_tensors_are_not_the_models() -> None:
+    extra = {"__training__.embed_optimizer.m": (7,), "__apr__.tokenizer/tokenizer.json": (9,)}
+    shapes = {**stored_shapes("Qwen2ForCausalLM", **SMALL), **extra}
+    assert give_verdict(headers(shapes, [(MODEL_TYPE, "qwen2")])).kind is not VerdictKind.CONTRADICTION
+
+
+@pytest.mark.parametrize(
+    ("class_name", "model_type", "config", "buffers"),
+    [
+        ("LlamaForCausalLM", "llama", SMALL, ["model.layers.{}.self_attn.rotary_emb.inv_freq"]),
+        (
+            "GPT2LMHeadModel",
+            "gpt2",
+            {"n_embd": 48, "n_layer": 3, "n_head": 4, "vocab_size": 101, "n_positions": 31},
+            ["transformer.h.{}.attn.bias", "transformer.h.{}.attn.masked_bias"],
+        ),
+        (
+            "GPTNeoXForCausalLM",
+            "gpt_neox",
+            {name: value for name, value in SMALL.items() if name != "num_key_value_heads"},
+            ["gpt_neox.layers.{}.attention.bias", "gpt_neox.layers.{}.attention.rotary_emb.inv_freq"],
+        ),
+    ],
+)
+def test_buffers_that_older_versions_saved_are_allowed_by_rule(
+    class_name: str, model_type: str, config: dict[str, int], buffers: list[str]
+) -> None:
+    shapes = stored_shapes(class_name, **config)
+    shapes |= {buffer.format(layer): (1, 1, 31, 31) for buffer in buffers for layer in range(3)}
+    verdict = give_verdict(headers(shapes, [(MODEL_TYPE, model_type)]))
+    assert verdict.kind is not VerdictKind.CONTRADICTION
+
+
+def test_the_recipe_is_the_exact_command() -> None:
+    verdict = give_verdict(headers(stored_shapes("Qwen2ForCausalLM", **SMALL), [(SLUG, "llama")]))
+    recipe = stamp_recipe(Path("run 1/e.apr"), verdict.evidence.candidates[0].architecture, Path("fixed.apr"))
+    assert recipe == (
+        "apr stamp 'run 1/e.apr' --architecture qwen2 --hf-architecture Qwen2ForCausalLM --hf-model-type qwen2 "
+        "-o fixed.apr"
+    )
