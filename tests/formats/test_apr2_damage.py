@@ -199,6 +199,15 @@ def test_a_misplaced_tensor_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.planted_defect(INTEGRITY)
+def test_a_misplaced_section_is_reported(tmp_path: Path) -> None:
+    shifted = bytearray(SMALL.but(metadata=SMALL.metadata + b" " * 40).to_bytes())
+    struct.pack_into("<QI", shifted, 12, 65, len(SMALL.metadata))
+    shifted[65 : 65 + len(SMALL.metadata)] = SMALL.metadata
+    (problem,) = problems_of(tmp_path / "x.apr", with_valid_sums(bytes(shifted)))
+    assert problem.what == "the metadata is not aligned"
+
+
+@pytest.mark.planted_defect(INTEGRITY)
 def test_zero_bytes_are_only_for_a_tied_head(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path / "x.apr", SMALL.but_tensor(0, data=b"").to_bytes())
     assert problem.what == "a tensor is stored as zero bytes"
@@ -310,7 +319,7 @@ def test_arbitrary_bytes_never_crash_the_reader(tmp_path: Path, data: bytes, has
 
 
 @pytest.mark.fuzz
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
     st.integers(0, 700),

@@ -82,6 +82,18 @@ def test_upstreams_own_files_show_their_vocabulary(tmp_path: Path) -> None:
         assert checkpoint.tokenizer_files() == {}
 
 
+def test_file_names_that_lead_elsewhere_are_reported_and_dropped(tmp_path: Path) -> None:
+    metadata = {"hf_tokenizer_files": {"../evil": "x", "tokenizer.json": "{}", "n": 3}}
+    parts = [tensor_from_bytes(f"__apr__.tokenizer/{name}", DType.U8, (1,), b"x") for name in ("/etc/x", "vocab.json")]
+    write_apr2(tmp_path / "x.apr", metadata=metadata, tensors=parts)
+    with read_apr2(tmp_path / "x.apr") as checkpoint:
+        assert [problem.found for problem in checkpoint.problems] == ["'../evil'", "3", "'/etc/x'"]
+        assert set(checkpoint.tokenizer_files()) == {"tokenizer.json", "vocab.json"}
+    write_apr2(tmp_path / "y.apr", metadata={"hf_tokenizer_files": ["a"]}, tensors=[])
+    with read_apr2(tmp_path / "y.apr") as checkpoint:
+        assert [problem.what for problem in checkpoint.problems] == ["not a JSON object"]
+
+
 def test_a_huge_gap_does_not_become_a_huge_list() -> None:
     keys = tokenizer_metadata({"vocab.json": b'{"a": 0, "b": 4000000000}'})
     assert keys["tokenizer.vocab_size"] == 4_000_000_001

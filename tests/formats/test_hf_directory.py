@@ -254,7 +254,9 @@ def test_a_directory_without_config_or_weights_is_explained(tmp_path: Path, sing
     error = refusal_of(single)
     assert (error.invariant, error.expected) == ("FALSIFY-APR-PRETRAIN-INIT-005", "config.json")
     (tmp_path / "empty").mkdir()
-    assert refusal_of(tmp_path / "empty").what == "the directory holds no weights"
+    assert (
+        refusal_of(tmp_path / "empty").what == "the directory holds no weights under the names Hugging Face gives them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,9 @@ def test_a_directory_without_config_or_weights_is_explained(tmp_path: Path, sing
         ("pytorch_model.bin.index.json", "Python pickles", "save_pretrained"),
         ("consolidated.00.pth", "Python pickles", "save_pretrained"),
         ("adapter_model.safetensors", "an adapter", "merge_and_unload"),
-        ("model.fp16.safetensors", "no weights", "check the path"),
+        ("model.fp16.safetensors", "no weights", "name the file itself: "),
+        ("epoch-003.apr", "no weights", "epoch-003.apr"),
+        ("README.md", "no weights", "fetch the weight files"),
     ],
 )
 def test_weights_of_other_kinds_are_explained(tmp_path: Path, name: str, what: str, advice: str) -> None:
@@ -304,6 +308,18 @@ def test_a_tensor_that_breaks_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another number of bytes"):
         write_hf_directory(tmp_path / "m", config={}, tensors=[*some_tensors(), broken], shard_bytes=10)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_closed_directory_is_reported(single: Path) -> None:
+    single.chmod(0)
+    try:
+        with pytest.raises(InputOutputError, match="no permission"):
+            open_checkpoint(single)
+        with pytest.raises(InputOutputError, match="no permission"):
+            open_checkpoint(single / "below" / "x")
+    finally:
+        single.chmod(0o755)
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_what_the_official_library_writes_is_read_and_copied_to_the_same_bytes(t
 
 
 @pytest.mark.fuzz
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(8, 10_000), st.binary(min_size=1, max_size=6)), min_size=1, max_size=4))
 def test_mutations_never_crash_the_reader(tmp_path: Path, changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(SMALL)

@@ -123,6 +123,13 @@ class TestFile:
             os.umask(old)
         assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
 
+    def test_a_private_file_stays_private_when_it_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "x").write_bytes(b"old")
+        (tmp_path / "x").chmod(0o600)
+        with atomic_file(tmp_path / "x") as file:
+            file.write(b"new")
+        assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+
     def test_a_name_of_255_bytes_can_be_written(self, tmp_path: Path) -> None:
         target = tmp_path / ("é" * 127)
         with atomic_file(target) as file:

@@ -47,8 +47,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     path = Path(path)
     try:
         is_directory = path.is_dir()
-    except (OSError, ValueError) as error:
-        raise NotFoundError("no such file", where=str(path), found=str(error), remedy="check the path") from error
+    except PermissionError as error:
+        raise _no_permission(path) from error
+    except OSError as error:
+        raise NotFoundError(
+            "no such file",
+            where=str(path),
+            found=error.strerror,
+            invariant="FALSIFY-APR-PRETRAIN-INIT-003",
+            remedy="check the path",
+        ) from error
     if is_directory:
         return _open_directory(path)
     start, size_bytes = _start_of(path)
@@ -83,10 +91,16 @@ def _open_directory(path: Path) -> Checkpoint:
 
     try:
         return read_hf_directory(path)
+    except PermissionError as error:
+        raise _no_permission(path) from error
     except OSError as error:
         raise InputOutputError(
-            f"cannot read the directory: {error.strerror}", where=str(path), remedy="check your permission to read it"
+            f"cannot read the directory: {error.strerror}", where=str(path), remedy="look at the state of the disk"
         ) from error
+
+
+def _no_permission(path: Path) -> InputOutputError:
+    return InputOutputError("no permission to read the path", where=str(path), remedy="check its access rights")
 
 
 def _start_of(path: Path) -> tuple[bytes, int]:

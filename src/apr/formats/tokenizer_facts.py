@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -24,6 +25,13 @@ TOKENIZER_FILE_NAMES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+
+
+def is_plain_file_name(name: str) -> bool:
+    """Whether `name`, which may come from an untrusted file, stays inside the directory it is written to."""
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

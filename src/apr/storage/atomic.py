@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,8 +36,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     The bytes are synced before the rename and the directory after it. Until then `path` is untouched, and on any
     exception nothing is left. Where the file system allows it the file has no name while it is written, so that even
-    a killed process leaves nothing behind. Raises NotFoundError when the directory is missing, InputOutputError when
-    the operating system refuses (disk full, permission, read-only).
+    a killed process leaves nothing behind. A file that is replaced hands on its mode. Raises NotFoundError when the
+    directory is missing, InputOutputError when the operating system refuses (disk full, permission, read-only).
     """
     path = Path(path)
     _check_parent(path)
@@ -44,6 +45,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     try:
         descriptor, is_unnamed = _open_temporary(temporary)
         with os.fdopen(descriptor, "wb") as file:
+            _keep_mode(path, descriptor)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -121,6 +123,12 @@ def _open_temporary(temporary: Path) -> tuple[int, bool]:
             if error.errno not in _NO_UNNAMED_FILES:
                 raise
     return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), False
+
+
+def _keep_mode(path: Path, descriptor: int) -> None:
+    """A private file that is replaced stays private; a new one follows the umask."""
+    with suppress(FileNotFoundError):
+        os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
 
 
 def _give_name(descriptor: int, temporary: Path) -> None:

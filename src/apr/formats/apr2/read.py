@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.formats.apr2.extents import place_tensors
-from apr.formats.apr2.layout import ALL_FLAGS
+from apr.formats.apr2.layout import ALIGNMENT_BYTES, ALL_FLAGS
 from apr.formats.apr2.metadata import (
     CONFIG_KEY,
     CONFIG_KEYS,
@@ -18,7 +18,7 @@ from apr.formats.apr2.metadata import (
     typed_problem,
 )
 from apr.formats.apr2.sections import Sections, read_sections
-from apr.formats.apr2.tokenizer import TENSOR_PREFIX, recorded_vocabulary_size, tokenizer_loader
+from apr.formats.apr2.tokenizer import TENSOR_PREFIX, recorded_vocabulary_size, tokenizer_loader, tokenizer_problems
 from apr.formats.base import Checkpoint, Format, IntegrityProblem, Stamp, StampKey, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.json_text import parse_object, without_tagged_floats
@@ -52,7 +52,9 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
     if metadata.get(RECORDED_METADATA_KEY) is not None:
         where = f"{file.path}: APR metadata: {RECORDED_METADATA_KEY}"
         recorded = recorded_from_json(metadata[RECORDED_METADATA_KEY], where=where)
-    load_tokenizer = tokenizer_loader(metadata, [each for each in entries if each.name.startswith(TENSOR_PREFIX)])
+    tokenizer_entries = [each for each in entries if each.name.startswith(TENSOR_PREFIX)]
+    problems += tokenizer_problems(file.path, metadata, tokenizer_entries)
+    load_tokenizer = tokenizer_loader(metadata, tokenizer_entries)
     return Checkpoint(
         path=file.path,
         format=Format.APR2,
@@ -111,6 +113,15 @@ def _section_problems(file: SourceFile, sections: Sections) -> list[IntegrityPro
     if unknown:
         where = f"{file.path} at byte 6"
         problems.append(IntegrityProblem("flags of unknown meaning are set", where, "known flags", f"{unknown:#06x}"))
+    header = sections.header
+    for what, offset_bytes in (
+        ("the metadata", header.metadata_offset_bytes),
+        ("the tensor index", header.index_offset_bytes),
+        ("the tensor data", header.data_offset_bytes),
+    ):
+        if offset_bytes % ALIGNMENT_BYTES:
+            expected = f"a multiple of {ALIGNMENT_BYTES}"
+            problems.append(IntegrityProblem(f"{what} is not aligned", str(file.path), expected, str(offset_bytes)))
     if any(sections.index_padding):
         problems.append(
             IntegrityProblem(

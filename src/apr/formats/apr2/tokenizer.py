@@ -6,11 +6,12 @@ Text files stand in the metadata while they are small; large or binary ones as U
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr.formats.base import TensorEntry
+from apr.formats.base import IntegrityProblem, TensorEntry
 from apr.formats.dtypes import DType
-from apr.formats.tokenizer_facts import Vocabulary, read_vocabulary, row_count
+from apr.formats.tokenizer_facts import Vocabulary, is_plain_file_name, read_vocabulary, row_count
 
 if TYPE_CHECKING:
     from apr.formats.writing import TensorToWrite
@@ -40,20 +41,38 @@ def tokenizer_tensors(files: Mapping[str, bytes]) -> list[TensorToWrite]:
 
 
 def tokenizer_loader(metadata: Mapping[str, Any], entries: Iterable[TensorEntry]) -> Callable[[], Mapping[str, bytes]]:
-    """A function that returns the recorded files (name to bytes) of an opened `.apr`."""
-    texts = metadata.get(FILES_KEY)
+    """A function that returns the recorded files (name to bytes) of an opened `.apr`, under plain names only."""
+    recorded = metadata.get(FILES_KEY)
+    texts = recorded if isinstance(recorded, Mapping) else {}
     blobs = [(entry.name.removeprefix(TENSOR_PREFIX), entry) for entry in entries]
 
     def load() -> Mapping[str, bytes]:
-        files: dict[str, bytes] = {}
-        if isinstance(texts, Mapping):
-            files.update(
-                (name, text.encode(errors="surrogatepass")) for name, text in texts.items() if isinstance(text, str)
-            )
+        files = {name: text.encode(errors="surrogatepass") for name, text in texts.items() if isinstance(text, str)}
         files.update((name, entry.read_bytes()) for name, entry in blobs)
-        return files
+        return {name: data for name, data in files.items() if is_plain_file_name(name)}
 
     return load
+
+
+def tokenizer_problems(
+    path: Path, metadata: Mapping[str, Any], entries: Iterable[TensorEntry]
+) -> list[IntegrityProblem]:
+    """Recorded files that cannot be what they are said to be: names that lead elsewhere, values that are no text."""
+    recorded = metadata.get(FILES_KEY)
+    texts: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
+    where = f"{path}: {FILES_KEY}"
+    problems = []
+    if recorded is not None and not isinstance(recorded, Mapping):
+        found = f"{recorded!r:.80}"
+        problems.append(IntegrityProblem("not a JSON object", where, "an object of file names and texts", found))
+    for name in (*texts, *(entry.name.removeprefix(TENSOR_PREFIX) for entry in entries)):
+        if not is_plain_file_name(name):
+            what = "a recorded tokenizer file has a name that is no plain file name"
+            problems.append(IntegrityProblem(what, where, "a name like tokenizer.json", f"{name!r:.80}"))
+        elif not isinstance(texts.get(name, ""), str):
+            what = "a recorded tokenizer file is no text"
+            problems.append(IntegrityProblem(what, f"{where}: {name}", "a text", f"{texts[name]!r:.80}"))
+    return problems
 
 
 def recorded_vocabulary_size(metadata: Mapping[str, Any], load: Callable[[], Mapping[str, bytes]]) -> int | None:

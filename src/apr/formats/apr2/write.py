@@ -34,20 +34,22 @@ def write_apr2(
     tensors: Sequence[TensorToWrite],
     flags: Flags | None = None,
     spelling: Spelling = Spelling.OMITTED,
+    metadata_slot_bytes: int = 0,
 ) -> WrittenFile:
     """Write `tensors` with `metadata` to `path`, atomically; one tensor chunk is in memory at a time.
 
     flags: None sets row-major, and HAS_VOCAB when the metadata or the tensors carry a tokenizer. Index and data are
-    sorted by name in byte order, every section and tensor starts on a multiple of 64 bytes. Raises UsageError when
-    the format cannot hold a tensor, when a tensor yields another number of bytes than announced, or when the digests
-    recorded in the metadata are not those of the bytes; InputOutputError when the operating system refuses.
+    sorted by name in byte order, every section and tensor starts on a multiple of 64 bytes. metadata_slot_bytes: room
+    to keep for metadata that grows later, zeros behind what is there now. Raises UsageError when the format cannot hold
+    a tensor, when a tensor yields another number of bytes than announced, or when the digests recorded in the metadata
+    are not those of the bytes; InputOutputError when the operating system refuses.
     """
     path = Path(path)
     _check_storable(tensors)
     ordered = sorted(tensors, key=lambda tensor: tensor.name.encode())
     if flags is None:
         flags = default_flags(metadata, tensors)
-    head = _head(encode_metadata(metadata, spelling), ordered, flags)
+    head = _head(encode_metadata(metadata, spelling), ordered, flags, metadata_slot_bytes)
     with atomic_file(path) as file:
         output = _SummedOutput(file)
         output.write(head)
@@ -94,7 +96,7 @@ def _write_tensor(output: _SummedOutput, tensor: TensorToWrite) -> str:
     return hasher.hexdigest()
 
 
-def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags) -> bytes:
+def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags, metadata_slot_bytes: int) -> bytes:
     """Header, metadata and index with their padding."""
     entries = []
     offset_bytes = 0
@@ -102,7 +104,7 @@ def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags) -> by
         entries.append(IndexEntry(tensor.name, tensor.dtype, tensor.shape, offset_bytes, tensor.size_bytes))
         offset_bytes = aligned(offset_bytes + tensor.size_bytes)
     index = pack_index(entries)
-    index_offset_bytes = HEADER_BYTES + aligned(len(metadata))
+    index_offset_bytes = HEADER_BYTES + aligned(max(len(metadata), metadata_slot_bytes))
     data_offset_bytes = index_offset_bytes + aligned(len(index))
     header = pack_header(
         flags=flags,

@@ -203,8 +203,11 @@ def _no_weights(directory: Path) -> DamagedFileError:
         what = "the directory holds an adapter, not a whole model"
         remedy = "merge the adapter into its base model first (peft: merge_and_unload), then save the merged model"
     else:
-        what = "the directory holds no weights"
-        remedy = "check the path, or fetch the weight files"
+        what = "the directory holds no weights under the names Hugging Face gives them"
+        files = [name for name in names if name.endswith((".apr", ".safetensors"))]
+        remedy = (
+            f"name the file itself: {directory / files[0]}" if files else "check the path, or fetch the weight files"
+        )
     listed = ", ".join(pickles or names) or "nothing"
     return damaged(
         what,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from apr.formats.hf.weights import INDEX_FILE_NAME, SINGLE_FILE_NAME
 from apr.formats.json_text import with_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded
 from apr.formats.safetensors.write import write_safetensors
+from apr.formats.tokenizer_facts import is_plain_file_name
 from apr.formats.writing import TensorToWrite, WrittenFile, check_tensors
 from apr.storage.atomic import atomic_directory
 
 # transformers' own default for `max_shard_size` at the time of writing.
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 _OWN_NAMES = frozenset({CONFIG_FILE_NAME, GENERATION_CONFIG_FILE_NAME, RECORDED_FILE_NAME, INDEX_FILE_NAME})
 
 
@@ -88,7 +87,7 @@ def _write_weights(directory: Path, tensors: Sequence[TensorToWrite], shard_byte
 
 def _check_file_name(name: str) -> None:
     is_weights = name.endswith((".safetensors", ".bin"))
-    if not _SAFE_NAME.fullmatch(name) or name in _OWN_NAMES or is_weights:
+    if not is_plain_file_name(name) or name in _OWN_NAMES or is_weights:
         raise UsageError(
             "a tokenizer file may not be written under this name",
             where=repr(name),
