@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apr.formats.apr2.dequantize import dequantize
 from apr.formats.base import TensorEntry
-from apr.formats.dtypes import ENCODINGS, DType
+from apr.formats.dtypes import ENCODINGS, DType, stored_size_bytes
 from apr.quality import statistics
 from apr.quality.statistics import tensor_statistics
 from apr.storage.reading import SourceFile
@@ -100,9 +101,14 @@ def test_apr_q8_is_scale_times_signed_byte(tmp_path: Path) -> None:
     assert (found.minimum, found.maximum, found.zero_count, found.mean) == (-63.5, 63.5, 1, 0.25)
 
 
-def test_block_encodings_say_that_they_are_not_decoded(tmp_path: Path) -> None:
-    found = tensor_statistics(entry_of(tmp_path / "x", DType.Q4_K, (256,), bytes(144)))
-    assert (found.mean, found.problem) == (None, "Q4_K blocks are not decoded")
+@pytest.mark.usefixtures("chunk_bytes")
+@pytest.mark.parametrize("dtype", [DType.Q4_K, DType.Q6_K, DType.APR_Q4])
+def test_block_encodings_are_decoded_as_they_are_for_loading(tmp_path: Path, dtype: DType) -> None:
+    data = np.random.default_rng(3).integers(0, 60, stored_size_bytes(dtype, 512), dtype=np.uint8).tobytes()
+    wide = dequantize(data, dtype, (2, 256)).astype(np.float64)
+    found = tensor_statistics(entry_of(tmp_path / "x", dtype, (2, 256), data))
+    assert (found.count, found.minimum, found.maximum) == (512, wide.min(), wide.max())
+    assert found.mean == pytest.approx(wide.mean(), rel=1e-9)
 
 
 def test_a_mean_far_from_zero_keeps_its_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

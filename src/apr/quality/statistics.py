@@ -1,4 +1,7 @@
-"""Exact statistics of one stored tensor over all its elements, in constant memory (`apr tensors --stats`)."""
+"""Exact statistics of one stored tensor over all its elements (`apr tensors --stats`).
+
+Memory stays at one chunk; a block-quantised tensor is decoded whole.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ _FLOATS: dict[DType, str] = {DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2
 class TensorStatistics:
     """Mean, standard deviation (population), minimum and maximum are over the finite elements; None without any.
 
-    `problem` says why there is nothing to tell (an encoding that cannot be decoded), None otherwise.
+    `problem` says why there is nothing to tell (no bytes are stored), None otherwise.
     """
 
     count: int
@@ -54,8 +57,6 @@ def tensor_statistics(entry: TensorEntry) -> TensorStatistics:
 
     if entry.is_placeholder:
         return _nothing("stored with zero bytes: the tied head of older files")
-    if entry.dtype in (DType.Q4_K, DType.Q6_K, DType.APR_Q4):
-        return _nothing(f"{entry.dtype.value} blocks are not decoded")
     count = nan_count = inf_count = zero_count = finite_count = 0
     mean = squares = 0.0
     lowest, highest = math.inf, -math.inf
@@ -92,8 +93,12 @@ def _chunks_of_values(entry: TensorEntry) -> Iterator[Values]:
 
     if entry.element_count == 0:
         return
-    if entry.dtype is DType.APR_Q8:
-        yield from _chunks_of_apr_q8(entry)
+    if ENCODINGS[entry.dtype].is_quantized:
+        from apr.formats.apr2.dequantize import dequantize
+
+        whole = dequantize(entry.read_bytes(), entry.dtype, entry.shape, where=entry.name).reshape(-1)
+        for start in range(0, whole.size, CHUNK_BYTES):
+            yield whole[start : start + CHUNK_BYTES].astype(np.float64)
         return
     for chunk in entry.stream(CHUNK_BYTES):
         # Signalling NaN patterns raise a flag when they are widened; they are counted like any other NaN.
@@ -133,13 +138,3 @@ def _eight_bit_value(code: int, dtype: DType, mantissa_bits: int, bias: int) -> 
     if exponent == 0:
         return sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
     return sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
-
-
-def _chunks_of_apr_q8(entry: TensorEntry) -> Iterator[Values]:
-    """One f32 scale, then a signed byte per element (`docs/format-apr2.md`, AprQ8)."""
-    import numpy as np
-
-    prefix_bytes = ENCODINGS[DType.APR_Q8].prefix_bytes
-    scale = np.frombuffer(entry.file.read_at(entry.offset_bytes, prefix_bytes), dtype="<f4").astype(np.float64)[0]
-    for chunk in entry.file.stream(entry.offset_bytes + prefix_bytes, entry.element_count, CHUNK_BYTES):
-        yield np.frombuffer(chunk, dtype=np.int8) * scale
