@@ -24,7 +24,7 @@ def run_document(prepared: Prepared, step0: EvaluationMetrics, meter: Utilisatio
     settings, data = prepared.settings, prepared.data
     return {
         "schema": RUN_SCHEMA,
-        "options": dataclasses.asdict(prepared.options),
+        "options": {each.name: getattr(prepared.options, each.name) for each in dataclasses.fields(prepared.options)},
         "settings": {
             "mode": settings.mode.value,
             "lr_max": settings.schedule.peak,
@@ -57,7 +57,6 @@ def run_document(prepared: Prepared, step0: EvaluationMetrics, meter: Utilisatio
             "validation_origin": data.validation.origin,
             "validation_set_hash": data.validation.hash,
             "is_split_by_document": data.is_split_by_document,
-            "is_synthetic": prepared.options.is_synthetic,
         },
         "step0": step0.to_json(),
         "device": dataclasses.asdict(prepared.device),
