@@ -12,7 +12,7 @@ import pytest
 from apr.cli.main import run
 from apr.contracts import overview
 from apr.contracts.explain import explain
-from apr.contracts.fingerprint import current_fingerprint
+from apr.contracts.fingerprint import Fingerprint
 from apr.contracts.load import load_contracts
 from apr.contracts.record import RunRecord, TestOutcome
 
@@ -33,14 +33,23 @@ def apr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Path:
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
+    """Source, contracts and tests as they were in the recorded run, in a checkout whose tests are not looked at."""
+    fingerprint = Fingerprint(source="s" * 64, contracts="c" * 64, tests=None)
+    monkeypatch.setattr(overview, "current_fingerprint", lambda: fingerprint)
+    monkeypatch.setattr(overview, "scan_own_tests", lambda: None)
+    return fingerprint
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, unchanged: Fingerprint) -> Path:
     """A record of this code in which one test of the architecture gate passed and one of the shape gate failed."""
     tests = (
         TestOutcome("tests/t.py::test_arch", "passed", 0.1, {"planted_defect": ("INV-INIT-ARCH-MATCH-001",)}),
         TestOutcome("tests/t.py::test_shape", "failed", 0.1, {"falsifies": ("FALSIFY-INIT-SHAPE-001",)}),
     )
     path = tmp_path / "contracts-status.json"
-    record = RunRecord("2026-01-01T00:00:00+00:00", 1, "0.1.0", "3.11", current_fingerprint(), tests)
+    record = RunRecord("2026-01-01T00:00:00+00:00", 1, "0.1.0", "3.11", unchanged, tests)
     path.write_text(json.dumps(record.to_json()))
     return path
 
@@ -72,8 +81,7 @@ def test_show_of_an_unknown_name_suggests(apr: Call) -> None:
     assert "INV-STAMP-TRUTH-001" in err
 
 
-def test_status_is_computed_from_the_record(apr: Call, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "scan_own_tests", lambda: None)
+def test_status_is_computed_from_the_record(apr: Call, recorded: Path) -> None:
     document = json.loads(apr("contract", "status", "--record", recorded, "--json")[1])
     states = {each["id"]: each["state"] for each in document["clauses"]}
     assert states["INV-INIT-ARCH-MATCH-001"] == "discharged"
@@ -115,10 +123,7 @@ def test_check_finds_nothing_in_what_is_shipped(apr: Call) -> None:
     assert "no problem found" in out
 
 
-def test_explain_says_rule_reason_refusal_remedy_and_proof(
-    apr: Call, recorded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(overview, "scan_own_tests", lambda: None)
+def test_explain_says_rule_reason_refusal_remedy_and_proof(apr: Call, recorded: Path) -> None:
     code, out, _ = apr("explain", "inv-init-arch-match-001", "--record", recorded)
     assert code == 0
     words = " ".join(out.split())
@@ -128,6 +133,17 @@ def test_explain_says_rule_reason_refusal_remedy_and_proof(
         assert " ".join(text.split()) in words
     assert "status discharged (1 passed)" in words
     assert "passed tests/t.py::test_arch" in words
+
+
+def test_explain_shows_the_worst_of_a_test_with_parameters(apr: Call, tmp_path: Path, unchanged: Fingerprint) -> None:
+    ids = {"falsifies": ("INV-INIT-SHAPE-001",)}
+    outcomes = [("1", "passed"), ("2", "failed"), ("3", "skipped")]
+    tests = tuple(TestOutcome(f"tests/t.py::test_shape[{name}]", outcome, 0.1, ids) for name, outcome in outcomes)
+    path = tmp_path / "contracts-status.json"
+    run_record = RunRecord("2026-01-01T00:00:00+00:00", 1, "0.1.0", "3.11", unchanged, tests)
+    path.write_text(json.dumps(run_record.to_json()))
+    lines = apr("explain", "INV-INIT-SHAPE-001", "--record", path)[1].splitlines()
+    assert lines[-1].split() == ["failed", "tests/t.py::test_shape"]
 
 
 def test_explain_of_a_falsifier_leads_to_its_clause(apr: Call) -> None:

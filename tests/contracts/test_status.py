@@ -50,7 +50,13 @@ def test_without_a_record_nothing_is_discharged() -> None:
 
 def test_one_failed_test_outweighs_those_that_passed() -> None:
     found = status(record(outcome(), outcome("failed", test="test_b")))
-    assert (found.state, found.reason) == (ClauseState.FAILING, "failed: tests/test_x.py::test_b")
+    assert (found.state, found.reason) == (ClauseState.FAILING, "1 failed: tests/test_x.py::test_b")
+
+
+def test_many_failures_are_counted_and_a_few_named() -> None:
+    found = status(record(*(outcome("failed", test=f"test_{name}[{i}]") for name in "abcde" for i in (1, 2))))
+    names = ", ".join(f"tests/test_x.py::test_{name}" for name in "abc")
+    assert found.reason == f"10 failed: {names} and 2 more"
 
 
 def test_skipped_tests_prove_nothing_and_the_reason_is_shown() -> None:
@@ -72,7 +78,7 @@ def test_a_bound_test_that_the_run_left_out_keeps_the_clause_open() -> None:
         Binding(f"tests/test_x.py::{name}", Marker.FALSIFIES, "INV-SMALL-001", 1) for name in ("test_a", "test_b")
     )
     found = status(record(outcome()), bindings=bindings)
-    assert (found.state, found.reason) == (ClauseState.NOT_RUN, "not in that run: tests/test_x.py::test_b")
+    assert (found.state, found.reason) == (ClauseState.NOT_RUN, "1 not in that run: tests/test_x.py::test_b")
     parametrised = record(outcome(test="test_a[1]"), outcome(test="test_b[x[0]]"))
     assert status(parametrised, bindings=bindings).state is ClauseState.DISCHARGED
 

@@ -72,9 +72,14 @@ def _print(out: Out, found: Explanation) -> None:
 
 
 def _print_tests(out: Out, found: Explanation) -> None:
-    outcomes = {each.test: each.outcome for each in found.status.outcomes}
-    for test in sorted({each.test for each in found.tests} | set(outcomes)):
-        out.text(f"            {outcomes.get(test, 'not run'):<8} {test}")
+    """One line per test; of several runs with other parameters the worst."""
+    from apr.contracts.record import OUTCOMES
+
+    worst: dict[str, str] = {}
+    for each in found.status.outcomes:
+        worst[each.test] = max(each.outcome, worst.get(each.test, OUTCOMES[0]), key=OUTCOMES.index)
+    for test in sorted({each.test for each in found.tests} | set(worst)):
+        out.text(f"            {worst.get(test, 'not run'):<8} {test}")
 
 
 def _paragraph(out: Out, label: str, text: str) -> None:

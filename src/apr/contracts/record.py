@@ -15,7 +15,8 @@ from apr.errors import DamagedFileError, InputOutputError
 RECORD_SCHEMA = "apr.contracts-status/1"
 RECORD_FILE_NAME = "contracts-status.json"
 MAXIMUM_RECORD_BYTES = 64 << 20
-OUTCOMES = ("passed", "failed", "skipped")
+OUTCOMES = ("passed", "skipped", "failed")
+"""Best first."""
 
 
 @dataclass(frozen=True, slots=True)

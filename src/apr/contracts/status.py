@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from apr.contracts.model import Clause, Contract
 
 
+MOST_TESTS_NAMED = 3
+
+
 class ClauseState(StrEnum):
     """DISCHARGED: every bound test ran on this very code; each falsifier has one that passed, none failed."""
 
@@ -90,18 +93,25 @@ def _outcomes_of(clause: Clause, record: RunRecord | None) -> tuple[TestOutcome,
 def _judge(
     clause: Clause, outcomes: tuple[TestOutcome, ...], bindings: list[Binding] | None
 ) -> tuple[ClauseState, str]:
-    failed = [each.node for each in outcomes if each.outcome == "failed"]
+    failed = [each.test for each in outcomes if each.outcome == "failed"]
     if failed:
-        return ClauseState.FAILING, f"failed: {', '.join(failed)}"
+        return ClauseState.FAILING, f"{len(failed)} failed: {_shortened(failed)}"
     left_out = _left_out(clause, outcomes, bindings)
     if left_out:
-        return ClauseState.NOT_RUN, f"not in that run: {', '.join(left_out)}"
+        return ClauseState.NOT_RUN, f"{len(left_out)} not in that run: {_shortened(left_out)}"
     unproven = [each.id for each in clause.falsifiers if not _has_passed(clause, each.id, outcomes)]
     if unproven:
         return ClauseState.NOT_RUN, _why_unproven(unproven, outcomes)
     skipped = sum(each.outcome == "skipped" for each in outcomes)
     passed = len(outcomes) - skipped
     return ClauseState.DISCHARGED, f"{passed} passed" + (f", {skipped} skipped" if skipped else "")
+
+
+def _shortened(tests: list[str]) -> str:
+    """Names of tests, each once, the first few of them."""
+    names = list(dict.fromkeys(tests))
+    shown = ", ".join(names[:MOST_TESTS_NAMED])
+    return shown if len(names) <= MOST_TESTS_NAMED else f"{shown} and {len(names) - MOST_TESTS_NAMED} more"
 
 
 def _left_out(clause: Clause, outcomes: tuple[TestOutcome, ...], bindings: list[Binding] | None) -> list[str]:
