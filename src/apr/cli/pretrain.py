@@ -61,7 +61,7 @@ MODEL, DATA, OPTIMISATION, MACHINE = "Model", "Data", "Optimisation", "Machine"
     show_default=True,
     help="Start over when every window was seen (announced once), or stop there (StreamExhausted).",
 )
-@click.option("--synthetic", is_flag=True, help="Train on made-up tokens, to time a machine; recorded as such.")
+@click.option("--synthetic", is_flag=True, hidden=True, help="Upstream's made-up losses; there is no such path here.")
 @click.option("--device", default="auto", show_default=True, help="cpu, auto, cuda or cuda:0 to cuda:15.")
 @click.option(
     "--dtype",
@@ -96,6 +96,13 @@ def _options(arguments: Mapping[str, Any]) -> PretrainOptions:
     from apr.training.options import PretrainOptions
     from apr.training.schedule import Mode
 
+    if arguments["synthetic"]:
+        raise UsageError(
+            "there is no synthetic path: every loss comes from the model and the corpus",
+            found="--synthetic",
+            remedy="leave --synthetic out, and name a corpus with --dataset",
+            invariant="GATE-TRAIN-010",
+        )
     mode = arguments["mode"]
     return PretrainOptions(
         dataset=arguments["dataset"],
@@ -122,7 +129,6 @@ def _options(arguments: Mapping[str, Any]) -> PretrainOptions:
         validation_shards=arguments["val_shard"],
         validation_windows=arguments["val_windows"],
         may_cycle=arguments["allow_shard_cycle"],
-        is_synthetic=arguments["synthetic"],
         allowed_tensors=parse_reasons(arguments["allowed_tensors"], "--allow"),
         allowed_gates=parse_reasons(arguments["allowed_gates"], "--allow-gate"),
     )

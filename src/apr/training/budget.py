@@ -7,7 +7,7 @@ from apr.gates.finding import Finding, Status
 # Hoffmann et al. 2022 (Chinchilla) put the optimum near 20 tokens per parameter; upstream refuses below half of it.
 SMALLEST_TOKENS_PER_PARAMETER = 10.0
 ADVISED_TOKENS_PER_PARAMETER = 20.0
-ID = "chinchilla-gate INV-001"
+ID = "INV-TRAIN-BUDGET-001"
 
 
 def check_budget(

@@ -48,7 +48,6 @@ class PretrainOptions:
     validation_shards: Path | None = None
     validation_windows: int | None = None
     may_cycle: bool = True
-    is_synthetic: bool = False
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -29,13 +29,12 @@ from apr.loading.torch_dtypes import from_torch_dtype
 from apr.loading.zoo import require_zoo
 from apr.training.budget import check_budget
 from apr.training.causality import check_causality
-from apr.training.corpus_checks import CHECK_IDS, CorpusReport, check_corpus
+from apr.training.corpus_checks import CHECKS, CorpusReport, check_corpus
 from apr.training.data import RunData, open_data
 from apr.training.devices import Device, choose_device
 from apr.training.observer import Observer
 from apr.training.options import PretrainOptions, Settings, resolve_settings
 from apr.training.scratch import ScratchRequest, build_model, scratch_config
-from apr.training.synthetic import open_synthetic_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -225,7 +224,7 @@ def _road_options(options: PretrainOptions, tokenizer: RunTokenizer, dtype: DTyp
         may_use_zoo=True,
         tokenizer=TokenizerFacts(str(options.tokenizer), tokenizer.rows, tokenizer.output_hash),
         allowed_tensors=options.allowed_tensors,
-        allowed_gates={key: reason for key, reason in options.allowed_gates.items() if key not in CHECK_IDS},
+        allowed_gates={key: reason for key, reason in options.allowed_gates.items() if key not in CHECKS},
         retry_command="apr pretrain --init {path} " + shlex.join(words),
     )
 
@@ -234,15 +233,12 @@ def _open_corpus(
     options: PretrainOptions, tokenizer: RunTokenizer, rows: int, findings: list[Finding]
 ) -> tuple[tuple[Finding, ...], RunData, str]:
     """Corpus findings, data and fingerprint; refuses with `findings` and the corpus's own together."""
-    if options.is_synthetic:
-        _refuse(options, findings)
-        data = open_synthetic_data(options.sequence_length, rows, options.seed, options.validation_windows)
-        return (), data, "synthetic"
     report = check_corpus(
         options.dataset,
         tokenizer_files=tokenizer.files,
         tokenizer_place=str(options.tokenizer),
         model_rows=rows,
+        validation_directory=options.validation_shards,
         allowed=options.allowed_gates,
     )
     findings = [*findings, *report.findings]
