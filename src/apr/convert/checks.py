@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,8 +31,10 @@ REFUSING_GATES = frozenset(
 )
 """Gates whose refusal stops a conversion: the source is damaged, or is not what it says. The others speak of a run."""
 
-FOLLOW_FROM_MISMATCH = frozenset({"INV-INIT-COVERAGE-001", "INV-INIT-SHAPE-001"})
-"""What a false claim entails: whoever lets the false claim pass has let these pass."""
+IDENTITY_GATES = frozenset({"INV-STAMP-AGREE-001", MATCH_ID})
+
+PLAN_GATES = frozenset({"INV-INIT-COVERAGE-001", "INV-INIT-SHAPE-001"})
+"""Gates of the load plan. A false claim entails their refusal: whoever lets that claim pass has let these pass."""
 
 
 class Fate(StrEnum):
@@ -55,16 +57,24 @@ class LedgerLine:
 def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
     """The findings of the header gates that concern a conversion; RefusedError with all that refuse.
 
-    A checkpoint without any stamp claims nothing and so cannot lie: its identity stays unset (never invented).
+    A checkpoint none of whose stamps names a known architecture cannot be caught in a lie: its stamps, if any, are
+    carried along as they are, and its identity is called unchecked. Nothing is invented. Where facts of the config are
+    missing, a plan rests on defaults of the class and proves nothing; the verdict has spoken of names and shapes.
     """
-    verdict = examination.facts.verdict
-    claims_nothing = verdict is not None and not verdict.claim.readings and not verdict.claim.unknown
-    kept = [finding for finding in examination.findings if finding.id in REFUSING_GATES]
-    if claims_nothing:
-        kept = [finding for finding in kept if finding.id != MATCH_ID]
+    verdict, config = examination.facts.verdict, examination.facts.config
+    undecidable: set[str] = set()
+    if verdict is not None and not verdict.claim.readings:
+        undecidable |= IDENTITY_GATES
+    if config is not None and config.missing:
+        undecidable |= PLAN_GATES
+    kept = [
+        _unchecked(finding) if finding.id in undecidable else finding
+        for finding in examination.findings
+        if finding.id in REFUSING_GATES
+    ]
     refusals = [finding for finding in kept if finding.status is Status.REFUSE]
     if MATCH_ID in examination.options.allowed_gates:
-        refusals = [finding for finding in refusals if finding.id not in FOLLOW_FROM_MISMATCH]
+        refusals = [finding for finding in refusals if finding.id not in PLAN_GATES]
     if not refusals:
         return tuple(kept)
     first = refusals[0]
@@ -77,11 +87,15 @@ def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
     )
 
 
+def _unchecked(finding: Finding) -> Finding:
+    return finding if finding.status is Status.PASS else replace(finding, status=Status.UNCHECKED, remedy=None)
+
+
 def _remedy(refusals: list[Finding]) -> str:
     """The repair, then the way past; a mismatch speaks for what follows from it."""
     ids = dict.fromkeys(finding.id for finding in refusals)
     if MATCH_ID in ids:
-        ids = {each: None for each in ids if each not in FOLLOW_FROM_MISMATCH}
+        ids = {each: None for each in ids if each not in PLAN_GATES}
     recipes = dict.fromkeys(finding.remedy for finding in refusals if finding.remedy is not None)
     allowed = " ".join(f"--allow-gate {each}=REASON" for each in ids)
     return "\n".join([*recipes, f"or convert it as it is, with a reason that is recorded: {allowed}"])
