@@ -235,6 +235,8 @@ def test_unknown_flags_are_reported(tmp_path: Path) -> None:
         (b'{"a":' + b"[" * 200_000, "nested too deeply"),
         (b'{"a":' + b"9" * 5000 + b"}", "cannot be read"),
         (b"\0" * 10, "cannot be read"),
+        (b'{"rope_theta":NaN}', "cannot be read"),
+        (b'{"x":[-Infinity]}', "cannot be read"),
     ],
 )
 def test_metadata_that_is_no_json_object_is_refused(tmp_path: Path, metadata: bytes, message: str) -> None:

@@ -53,6 +53,7 @@ def test_a_replaced_path_does_not_mix_two_files(source: SourceFile) -> None:
     assert source.read_at(0, 3) == b"\0\1\2"
 
 
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-003")
 def test_missing_paths_carry_the_id_of_the_gate(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to("nowhere")
@@ -77,12 +78,25 @@ def test_a_path_with_a_zero_byte_is_not_found(tmp_path: Path) -> None:
         SourceFile(tmp_path / "a\0b")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_a_file_without_permission_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"1")
-    (tmp_path / "x").chmod(0)
-    with pytest.raises(InputOutputError, match="Permission denied"):
+def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputOutputError, match="Permission denied") as caught:
         SourceFile(tmp_path / "x")
+    assert (caught.value.where, caught.value.exit_code) == (str(tmp_path / "x"), 7)
+
+
+def test_a_failing_disk_is_reported(source: SourceFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    monkeypatch.setattr(os, "preadv", fail)
+    for read in (lambda: source.read_at(0, 5, "the header"), lambda: source.read_into(0, memoryview(bytearray(5)))):
+        with pytest.raises(InputOutputError, match="Input/output error"):
+            read()
 
 
 def test_a_closed_file_says_so(source: SourceFile) -> None:

@@ -9,11 +9,23 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from apr.formats.dtypes import DType
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
+from apr.storage.digests import NOTHING_READ, StoredSums
 from apr.storage.reading import SourceFile
+
+
+class ChecksumVerifier(Protocol):
+    """Holds all bytes of a checkpoint against the sums it carries; `read` spares tensors that were read already."""
+
+    def __call__(self, read: Mapping[str, StoredSums] = NOTHING_READ) -> tuple[IntegrityProblem, ...]: ...
+
+
+def nothing_to_verify(read: Mapping[str, StoredSums] = NOTHING_READ) -> tuple[IntegrityProblem, ...]:
+    """The verifier of a container that carries no sums."""
+    return ()
 
 
 class Format(StrEnum):
@@ -113,7 +125,7 @@ class Checkpoint:
     tokenizer_files: Callable[[], Mapping[str, bytes]] = lambda: MappingProxyType({})
     count_tokenizer_rows: Callable[[], int | None] = lambda: None
     problems: tuple[IntegrityProblem, ...] = ()
-    verify_checksums: Callable[[], tuple[IntegrityProblem, ...]] = lambda: ()
+    verify_checksums: ChecksumVerifier = nothing_to_verify
 
     @property
     def size_bytes(self) -> int:

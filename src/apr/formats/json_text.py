@@ -34,10 +34,20 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse_object(data: bytes, *, path: Path, place: str | None = None) -> dict[str, Any]:
-    """The JSON object in `data`, which stands in `path` (at `place`); raises DamagedFileError for anything else."""
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is Python's word and no JSON number")
+
+
+def parse_object(
+    data: bytes, *, path: Path, place: str | None = None, takes_python_constants: bool = False
+) -> dict[str, Any]:
+    """The JSON object in `data`, which stands in `path` (at `place`); raises DamagedFileError for anything else.
+
+    takes_python_constants: read bare NaN and Infinity too, as older versions of transformers wrote them.
+    """
+    constant = None if takes_python_constants else _refuse_constant
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_object_without_repeats)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_object_without_repeats, parse_constant=constant)
     except UnicodeDecodeError as error:
         found = f"{error.reason} at byte {error.start}"
         raise damaged("the JSON is not UTF-8 text", path=path, place=place, expected="UTF-8", found=found) from error
@@ -54,8 +64,8 @@ def parse_object(data: bytes, *, path: Path, place: str | None = None) -> dict[s
 
 
 def read_object(path: Path, longest_bytes: int) -> dict[str, Any]:
-    """The JSON object in the file `path`, which may hold at most `longest_bytes`."""
-    return parse_object(read_bounded(path, longest_bytes), path=path)
+    """The JSON object in the file `path`, which may hold at most `longest_bytes`; bare NaN and Infinity are read."""
+    return parse_object(read_bounded(path, longest_bytes), path=path, takes_python_constants=True)
 
 
 def read_bounded(path: Path, longest_bytes: int) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from apr.storage.checksums import Blake3, crc32, crc32_combine
 from apr.storage.reading import SourceFile
@@ -15,13 +17,24 @@ _CHUNK_BYTES = 1 << 20
 _MOST_THREADS = 8
 
 
+class StoredSums(NamedTuple):
+    """Sums over the stored bytes of one tensor that somebody has read already."""
+
+    crc32: int
+    blake3_hex: str
+
+
+NOTHING_READ: Mapping[str, StoredSums] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A part of a file whose sums are wanted."""
+    """A part of a file whose sums are wanted; `known` when they need not be read again."""
 
     offset_bytes: int
     size_bytes: int
     wants_blake3: bool = False
+    known: StoredSums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ def crc32_of(sums: Sequence[ExtentSums]) -> int:
 
 
 def _sum(file: SourceFile, extent: Extent) -> ExtentSums:
+    if extent.known is not None:
+        return ExtentSums(extent, *extent.known)
     checksum, hasher = 0, Blake3() if extent.wants_blake3 else None
     for view in file.stream(extent.offset_bytes, extent.size_bytes, _CHUNK_BYTES):
         checksum = crc32(view, checksum)

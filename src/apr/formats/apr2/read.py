@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,10 +19,11 @@ from apr.formats.apr2.metadata import (
 )
 from apr.formats.apr2.sections import Sections, read_sections
 from apr.formats.apr2.tokenizer import TENSOR_PREFIX, recorded_vocabulary_size, tokenizer_loader, tokenizer_problems
-from apr.formats.base import Checkpoint, Format, IntegrityProblem, Stamp, StampKey, TensorEntry
+from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, Stamp, StampKey, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.json_text import parse_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY, Recorded, recorded_from_json
+from apr.storage.digests import NOTHING_READ, StoredSums
 from apr.storage.reading import SourceFile
 
 _STAMP_KEYS = (StampKey.APR_ARCHITECTURE, StampKey.APR_HF_ARCHITECTURE, StampKey.APR_HF_MODEL_TYPE)
@@ -76,11 +77,11 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
 
 def _verifier(
     file: SourceFile, entries: Sequence[TensorEntry], recorded: Recorded, has_footer: bool
-) -> Callable[[], tuple[IntegrityProblem, ...]]:
-    def verify() -> tuple[IntegrityProblem, ...]:
+) -> ChecksumVerifier:
+    def verify(read: Mapping[str, StoredSums] = NOTHING_READ) -> tuple[IntegrityProblem, ...]:
         from apr.formats.apr2.verify import verify_file
 
-        return verify_file(file, entries, recorded.tensor_digests, has_footer=has_footer)
+        return verify_file(file, entries, recorded.tensor_digests, has_footer=has_footer, read=read)
 
     return verify
 

@@ -8,7 +8,7 @@ from apr.formats.apr2.layout import FOOTER_BYTES
 from apr.formats.base import IntegrityProblem, TensorEntry
 from apr.formats.digest_check import digest_problems
 from apr.storage.checksums import blake3_hex
-from apr.storage.digests import Extent, crc32_of, sum_extents
+from apr.storage.digests import NOTHING_READ, Extent, StoredSums, crc32_of, sum_extents
 from apr.storage.reading import SourceFile
 
 # Stretches that are not tensors of interest are cut, so that the cores share them.
@@ -16,13 +16,22 @@ _LARGEST_PLAIN_EXTENT_BYTES = 32 << 20
 
 
 def verify_file(
-    file: SourceFile, entries: Sequence[TensorEntry], digests: Mapping[str, str], *, has_footer: bool
+    file: SourceFile,
+    entries: Sequence[TensorEntry],
+    digests: Mapping[str, str],
+    *,
+    has_footer: bool,
+    read: Mapping[str, StoredSums] = NOTHING_READ,
 ) -> tuple[IntegrityProblem, ...]:
-    """Every contradiction between the bytes and the sums the file carries; reads the file once, in constant memory."""
+    """Every contradiction between the bytes and the sums the file carries; reads the file once, in constant memory.
+
+    read: sums of tensors that were read already; of those nothing is read again.
+    """
     end_bytes = file.size_bytes - (FOOTER_BYTES if has_footer else 0)
     by_name = {entry.name: entry for entry in entries}
     digested = [by_name[name] for name in digests if name in by_name]
-    sums = sum_extents(file, cover(end_bytes, [entry for entry in digested if entry.size_bytes]))
+    apart = {entry.name: entry for entry in [*digested, *(by_name[name] for name in read if name in by_name)]}
+    sums = sum_extents(file, cover(end_bytes, [entry for entry in apart.values() if entry.size_bytes], read))
     by_offset = {each.extent.offset_bytes: each.blake3_hex for each in sums}
     measured = {
         entry.name: (by_offset[entry.offset_bytes] or "") if entry.size_bytes else blake3_hex(b"") for entry in digested
@@ -31,7 +40,9 @@ def verify_file(
     return (*footer_problems, *digest_problems(by_name, digests, measured))
 
 
-def cover(end_bytes: int, entries: Sequence[TensorEntry]) -> list[Extent]:
+def cover(
+    end_bytes: int, entries: Sequence[TensorEntry], read: Mapping[str, StoredSums] = NOTHING_READ
+) -> list[Extent]:
     """Extents without gap or overlap from 0 to `end_bytes`, one of them for each entry (which must not overlap)."""
     extents: list[Extent] = []
     position = 0
@@ -45,7 +56,8 @@ def cover(end_bytes: int, entries: Sequence[TensorEntry]) -> list[Extent]:
 
     for entry in sorted(entries, key=lambda entry: entry.offset_bytes):
         add_plain(entry.offset_bytes)
-        extents.append(Extent(entry.offset_bytes, entry.size_bytes, wants_blake3=True))
+        known = read.get(entry.name)
+        extents.append(Extent(entry.offset_bytes, entry.size_bytes, wants_blake3=True, known=known))
         position += entry.size_bytes
     add_plain(end_bytes)
     return extents

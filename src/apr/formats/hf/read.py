@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.errors import DamagedFileError
-from apr.formats.base import Checkpoint, Format, IntegrityProblem, TensorEntry
+from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.damage import damaged
 from apr.formats.hf.weights import Weights, open_weights
@@ -67,13 +67,11 @@ def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
     )
 
 
-def _verifier(
-    tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]
-) -> Callable[[], tuple[IntegrityProblem, ...]]:
-    def verify() -> tuple[IntegrityProblem, ...]:
+def _verifier(tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> ChecksumVerifier:
+    def verify(read: Mapping[str, StoredSums] = NOTHING_READ) -> tuple[IntegrityProblem, ...]:
         from apr.formats.digest_check import verify_digests
 
-        return verify_digests(tensors, digests)
+        return verify_digests(tensors, digests, read)
 
     return verify
 
