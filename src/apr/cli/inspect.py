@@ -90,14 +90,18 @@ def _show_records(out: Out, document: dict[str, Any]) -> None:
     training, recorded = document["recorded"]["training"] or {}, document["recorded"]
     tokenizer, metadata = document["tokenizer"], document["metadata"]
     rows = [(label, training.get(key)) for key, label in (("step", "step"), ("validation_loss", "validation loss"))]
-    tokens = None if tokenizer["row_count"] is None else f"{human_count(tokenizer['row_count'])} tokens"
+    shown = ", ".join(tokenizer["files"]) or None
+    if tokenizer["row_count"] is not None:
+        shown = f"{human_count(tokenizer['row_count'])} tokens" + (
+            "" if tokenizer["usable"] else f": {tokenizer['problem']}"
+        )
     out.pairs(
         [
             *rows,
             ("weights digest", recorded["weights_digest"]),
             ("parent", recorded["parent_digest"]),
             ("probe", recorded["probe"] is not None),
-            ("tokenizer", tokens),
+            ("tokenizer", shown),
             *((name, metadata[name]) for name in ("license", "data_source", "data_license")),
         ],
         title="Records",

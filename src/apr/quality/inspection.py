@@ -27,11 +27,9 @@ def inspect_checkpoint(
 ) -> dict[str, Any]:
     """Everything `apr inspect` says of `checkpoint`; `deep` also reads every byte."""
     from apr.identity.verdict import give_verdict
-    from apr.quality.tokenizer import recorded_tokenizer
 
     verdict = give_verdict(checkpoint)
     problems = (*checkpoint.problems, *(checkpoint.verify_checksums() if deep else ()))
-    tokenizer = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict))
     stated = dimensions(checkpoint)
     stamps = identity_stamps(checkpoint)
     document: dict[str, Any] = {
@@ -53,19 +51,37 @@ def inspect_checkpoint(
         "config": _config(checkpoint, verdict),
         "recorded": _recorded(checkpoint.recorded),
         "tokenizer": {
-            "row_count": tokenizer.row_count,
-            "files": list(tokenizer.file_names),
-            "usable": tokenizer.problem is None,
-            "problem": tokenizer.problem,
+            "files": sorted(checkpoint.tokenizer_files()),
+            "row_count": None,
+            "usable": None,
+            "problem": "not parsed (--quality, --vocab or --deep)",
         },
         "problems": [_problem(problem) for problem in problems],
     }
+    if with_quality or with_vocabulary or deep:
+        document |= _parsed_tokenizer(checkpoint, verdict, with_vocabulary)
     if with_quality:
         from apr.quality.score import quality_score
 
         document["quality"] = quality_score(checkpoint, verdict, deep).to_json()
+    return document
+
+
+def _parsed_tokenizer(checkpoint: Checkpoint, verdict: Verdict, with_vocabulary: bool) -> dict[str, Any]:
+    """`tokenizer`, and `vocabulary` if asked. Not made unasked: 150,000 tokens take longer to parse than all headers."""
+    from apr.quality.tokenizer import recorded_tokenizer
+
+    found = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict))
+    document: dict[str, Any] = {
+        "tokenizer": {
+            "files": list(found.file_names),
+            "row_count": found.row_count,
+            "usable": found.problem is None,
+            "problem": found.problem,
+        }
+    }
     if with_vocabulary:
-        document["vocabulary"] = [{"id": number, "token": token} for number, token in sorted(tokenizer.tokens.items())]
+        document["vocabulary"] = [{"id": number, "token": token} for number, token in sorted(found.tokens.items())]
     return document
 
 

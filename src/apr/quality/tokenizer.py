@@ -30,7 +30,8 @@ def recorded_tokenizer(checkpoint: Checkpoint, model_rows: int | None) -> Record
     embedded = checkpoint.metadata.get("tokenizer.vocabulary")
     if not files and isinstance(embedded, list):
         tokens = {number: token for number, token in enumerate(embedded) if isinstance(token, str)}
-    sizes = [checkpoint.tokenizer_vocabulary_size or 0, max(tokens, default=-1) + 1]
+    claimed = checkpoint.metadata.get("tokenizer.vocab_size")
+    sizes = [max(tokens, default=-1) + 1, claimed if isinstance(claimed, int) else 0]
     row_count = max(sizes) or None
     problem = _problem(bool(files), bool(tokens), row_count, model_rows)
     return RecordedTokenizer(tuple(sorted(files)), tokens, row_count, problem)
