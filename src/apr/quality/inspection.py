@@ -68,7 +68,7 @@ def inspect_checkpoint(
 
 
 def _parsed_tokenizer(checkpoint: Checkpoint, verdict: Verdict, with_vocabulary: bool) -> dict[str, Any]:
-    """`tokenizer`, and `vocabulary` if asked. Not made unasked: 150,000 tokens take longer to parse than all headers."""
+    """`tokenizer`, and `vocabulary` if asked; never made unasked: 150,000 tokens take longer than all headers."""
     from apr.quality.tokenizer import recorded_tokenizer
 
     found = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict))
