@@ -28,12 +28,15 @@ def founding_metadata(config: Any) -> dict[str, Any]:
     }
 
 
-def save(model: Any, path: Path) -> None:
+def save(model: Any, path: Path, **changes: Any) -> None:
+    """The model as the founding project wrote it; `changes` adds to its metadata or replaces it, None leaves out."""
     tensors = [
         tensor_from_bytes(name, DType.F32, tuple(value.shape), value.detach().contiguous().numpy())
         for name, value in model.state_dict().items()
     ]
-    write_apr2(path, metadata=founding_metadata(model.config), tensors=tensors)
+    metadata = {**founding_metadata(model.config), **changes}
+    kept = {key: value for key, value in metadata.items() if value is not None}
+    write_apr2(path, metadata=kept, tensors=tensors)
 
 
 def stored_bytes(path: Path) -> dict[str, bytes]:

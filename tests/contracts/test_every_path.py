@@ -15,7 +15,8 @@ from apr.formats.apr2.metadata import apr2_metadata
 from apr.formats.apr2.write import write_apr2
 from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of
-from tests.tiny_models import relabel, save_tiny
+from tests.contracts.checkpoints import save
+from tests.tiny_models import relabel, save_tiny, tiny_model
 
 Plant = Callable[[Path], Any]
 
@@ -118,6 +119,25 @@ def test_preflight_and_pretrain_refuse_alike_and_leave_nothing(
     assert gate_id in by_preflight
     assert gate_id in by_pretrain
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.planted_defect("INV-INIT-CONFIG-001")
+@pytest.mark.parametrize("fact", ["rope_theta", "rms_norm_eps"])
+def test_a_number_that_no_tensor_shows_and_nobody_recorded_is_refused(
+    fact: str, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stamped = {"architecture": "qwen2", "hf_architecture": "Qwen2ForCausalLM", "hf_model_type": "qwen2"}
+    model = tiny_model("qwen2", tie_word_embeddings=False)
+    whole, path = tmp_path / "whole.apr", tmp_path / "incomplete.apr"
+    save(model, whole, **stamped)
+    save(model, path, **stamped, **{fact: None})
+    assert run(["preflight", str(whole)]) == 0
+    capsys.readouterr()
+    assert run(["preflight", str(path), "--json"]) == 5
+    assert refusing_ids(json.loads(capsys.readouterr().out)) == {"INV-INIT-CONFIG-001"}
+    assert run([*pretrain(workplace, tmp_path), "--init", str(path)]) == 5
+    assert fact in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_healthy_twin_is_accepted_by_both(
