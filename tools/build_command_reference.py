@@ -26,19 +26,24 @@ Environment: `NO_COLOR` and `FORCE_COLOR` as everywhere; `APR_DEBUG=1` shows tra
 """
 
 
+def root_context() -> click.Context:
+    """The context of `apr` itself, with the settings that the real one has."""
+    names = cli.context_settings["help_option_names"]
+    return click.Context(cli, info_name="apr", terminal_width=WIDTH, max_content_width=WIDTH, help_option_names=names)
+
+
 def help_text(command: click.Command, *names: str) -> str:
     """What `apr NAMES --help` prints at a fixed width."""
-    context = click.Context(cli, info_name="apr")
+    context = root_context()
     for name, each in zip(names, [command] if len(names) == 1 else [None, command], strict=True):
         context = click.Context(each or click.Group(name), info_name=name, parent=context)
-    context.terminal_width = context.max_content_width = WIDTH
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
 def page() -> Iterator[str]:
     """The page, part by part."""
     yield HEAD
-    root = click.Context(cli, info_name="apr", terminal_width=WIDTH, max_content_width=WIDTH)
+    root = root_context()
     yield f"## apr\n\n```text\n{cli.get_help(root)}\n```\n"
     for row in COMMANDS:
         command = cli.get_command(root, row.name)
