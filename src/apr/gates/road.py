@@ -161,7 +161,7 @@ def deepen(examination: Examination) -> Examination:
     entries = [entry for entry in facts.checkpoint.tensors.values() if not entry.is_placeholder]
     try:
         values = read_values(entries)
-        problems = facts.checkpoint.verify_checksums()
+        problems = facts.checkpoint.verify_checksums({name: seen.sums for name, seen in values.items()})
     except DamagedFileError as error:
         finding = Finding(
             "INV-FILE-INTEGRITY-001", Status.REFUSE, f"{error.what} ({error.where})", error.expected, error.found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
 from apr.loading.digest import TensorDigest
+from apr.storage.checksums import Blake3, crc32
+from apr.storage.digests import StoredSums, usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 # Mean and standard deviation of larger tensors are estimated from the start of every chunk, at most this many values.
-SAMPLE_ELEMENTS_PER_CHUNK = 1 << 16
+SAMPLE_ELEMENTS_PER_CHUNK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class TensorFacts:
     """What one stored tensor's bytes show.
 
     non_finite_count, is_all_zero and is_constant are exact over all elements. mean, std, minimum, maximum are over
-    `sampled_count` elements (all of them up to 65,536 a chunk), None for block-quantised dtypes and empty tensors.
+    `sampled_count` elements (at most 16,384 a chunk of 1 MiB), None for block-quantised dtypes and empty tensors.
     """
 
     entry: TensorEntry
+    crc32: int
     blake3_hex: str
     non_finite_count: int
     is_all_zero: bool
@@ -39,6 +41,10 @@ class TensorFacts:
     std: float | None
     minimum: float | None
     maximum: float | None
+
+    @property
+    def sums(self) -> StoredSums:
+        return StoredSums(self.crc32, self.blake3_hex)
 
     @property
     def digest(self) -> TensorDigest:
@@ -68,16 +74,15 @@ _BIT_LAYOUTS: dict[DType, _BitLayout] = {
 def read_values(entries: Iterable[TensorEntry]) -> dict[str, TensorFacts]:
     """The facts of every entry, by name, on all cores; memory stays at a few chunks per thread."""
     ordered = sorted(entries, key=lambda entry: -entry.size_bytes)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         return {facts.entry.name: facts for facts in pool.map(read_tensor_facts, ordered)}
 
 
 def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
     """Stream one tensor's bytes; raises DamagedFileError or InputOutputError when they cannot be read."""
     import numpy as np
-    from blake3 import blake3
 
-    hasher = blake3()
+    hasher, checksum = Blake3(), 0
     layout = _BIT_LAYOUTS.get(entry.dtype)
     moments = _Moments()
     non_finite, largest_bits = 0, 0
@@ -86,6 +91,7 @@ def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
     word_type = np.dtype(f"<u{layout.word_bytes if layout else _integer_bytes(entry.dtype)}")
     for chunk in entry.stream(CHUNK_BYTES):
         hasher.update(chunk)
+        checksum = crc32(chunk, checksum)
         words = np.frombuffer(chunk, dtype=word_type)
         lowest, highest = int(words.min()), int(words.max())
         first_word = lowest if first_word is None else first_word
@@ -103,6 +109,7 @@ def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
             moments.add(sample)
     return TensorFacts(
         entry=entry,
+        crc32=checksum,
         blake3_hex=hasher.hexdigest(),
         non_finite_count=non_finite,
         is_all_zero=entry.size_bytes > 0 and largest_bits == 0,

@@ -16,6 +16,7 @@ from apr.formats.hf.weights import Weights, open_weights
 from apr.formats.json_text import read_bounded, read_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES, row_count
+from apr.storage.digests import NOTHING_READ, StoredSums
 
 CONFIG_FILE_NAME = "config.json"
 GENERATION_CONFIG_FILE_NAME = "generation_config.json"
