@@ -51,7 +51,7 @@ def test_the_recipe_works_as_written(workplace: Path) -> None:
     assert "epoch-000.apr" in table
     assert "epoch-001.apr" in table
     assert "contradiction" in inspected
-    for said in ("INV-INIT-ARCH-MATCH-001", "apr stamp", "Qwen2ForCausalLM", "self_attn"):
+    for said in ("INV-INIT-ARCH-MATCH-001", "apr stamp", "Qwen2ForCausalLM", "{q,k,v}_proj.bias (6)"):
         assert said in refused
     assert "epoch-001.apr" in stamped
     assert "REFUSED" not in proven
