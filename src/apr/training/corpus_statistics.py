@@ -19,4 +19,4 @@ def unigram_entropy_bits(counts: numpy.ndarray) -> float:
     if total == 0:
         return 0.0
     shares = counts[counts > 0] / total
-    return float(-(shares * numpy.log2(shares)).sum())
+    return abs(float((shares * numpy.log2(shares)).sum()))
