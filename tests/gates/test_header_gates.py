@@ -250,3 +250,14 @@ def test_a_parent_that_is_no_digest_is_refused(qwen2, tmp_path):
     record = {"schema": "apr.recorded/1", "training": {"parent_digest": "the one from Tuesday"}}
     (path / "apr.json").write_text(json.dumps(record))
     assert "not named by a weights digest" in refusing(path)["INV-LINEAGE-001"]
+
+
+def test_a_stale_total_size_in_the_index_is_noted_and_accepted(qwen2, tmp_path):
+    path = Source(qwen2, "sharded", tmp_path).deliver()
+    index_path = path / "model.safetensors.index.json"
+    index = json.loads(index_path.read_text())
+    index["metadata"]["total_size"] += 4096
+    index_path.write_text(json.dumps(index))
+    examination = examine(path)
+    assert examination.is_accepted, examination.refusals
+    assert any("harmless" in finding.message for finding in examination.findings)

@@ -88,12 +88,16 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class IntegrityProblem:
-    """A contradiction between a file's structure and its bytes that did not stop the header from being read."""
+    """A contradiction between a file's structure and its bytes that did not stop the header from being read.
+
+    is_harmless: no loader goes by it (a stale total size in an index), so it is worth a note and no refusal.
+    """
 
     what: str
     where: str
     expected: str
     found: str
+    is_harmless: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,11 @@ class Checkpoint:
     def parameter_count(self) -> int:
         """Stored elements; a zero-byte placeholder stores none."""
         return sum(entry.element_count for entry in self.tensors.values() if not entry.is_placeholder)
+
+    @property
+    def contradictions(self) -> tuple[IntegrityProblem, ...]:
+        """The problems that are not harmless."""
+        return tuple(problem for problem in self.problems if not problem.is_harmless)
 
     @cached_property
     def tokenizer_vocabulary_size(self) -> int | None:

@@ -17,15 +17,19 @@ def _check_headers(facts: InitFacts) -> Iterable[Finding]:
     error = facts.opening_error
     if error is not None and error.invariant == ID:
         yield refusal(ID, error)
-    elif facts.checkpoint is None:
+        return
+    if facts.checkpoint is None:
         reason = "the file does not exist" if isinstance(error, NotFoundError) else "the file was not recognised"
         yield Finding(ID, Status.UNCHECKED, reason)
-    elif facts.checkpoint.problems:
-        for problem in facts.checkpoint.problems:
-            message = f"{problem.what} ({problem.where})"
+        return
+    for problem in facts.checkpoint.problems:
+        message = f"{problem.what} ({problem.where})"
+        if problem.is_harmless:
+            yield Finding(ID, Status.PASS, f"noted, and harmless: {message}", problem.expected, problem.found)
+        else:
             remedy = REMEDY.format(path=facts.path)
             yield Finding(ID, Status.REFUSE, message, problem.expected, problem.found, remedy)
-    else:
+    if not facts.checkpoint.contradictions:
         yield Finding(ID, Status.PASS, f"{len(facts.checkpoint.tensors)} tensors lie inside the file without overlap")
 
 

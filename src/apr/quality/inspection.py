@@ -29,7 +29,7 @@ def inspect_checkpoint(
     from apr.identity.verdict import give_verdict
 
     verdict = give_verdict(checkpoint)
-    problems = (*checkpoint.problems, *(checkpoint.verify_checksums() if deep else ()))
+    problems = (*checkpoint.contradictions, *(checkpoint.verify_checksums() if deep else ()))
     stated = dimensions(checkpoint)
     stamps = identity_stamps(checkpoint)
     document: dict[str, Any] = {

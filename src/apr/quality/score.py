@@ -92,8 +92,8 @@ def _physics(checkpoint: Checkpoint, deep: bool) -> Item:
 
 
 def _damage(checkpoint: Checkpoint, deep: bool) -> str | None:
-    if checkpoint.problems:
-        return checkpoint.problems[0].what
+    if checkpoint.contradictions:
+        return checkpoint.contradictions[0].what
     if not deep:
         return None
     from apr.loading.values import read_values

@@ -60,7 +60,7 @@ def tensor_statistics(entry: TensorEntry) -> TensorStatistics:
     count = nan_count = inf_count = zero_count = finite_count = 0
     mean = squares = 0.0
     lowest, highest = math.inf, -math.inf
-    for values in _chunks_of_values(entry):
+    for values in value_chunks(entry):
         count += values.size
         finite = values[np.isfinite(values)]
         missing = int(np.count_nonzero(np.isnan(values)))
@@ -87,7 +87,7 @@ def _nothing(problem: str) -> TensorStatistics:
     return TensorStatistics(0, 0, 0, 0, None, None, None, None, problem)
 
 
-def _chunks_of_values(entry: TensorEntry) -> Iterator[Values]:
+def value_chunks(entry: TensorEntry) -> Iterator[Values]:
     """The decoded values in order, as float64; a chunk is valid until the next one is asked for."""
     import numpy as np
 

@@ -64,7 +64,7 @@ def validate_checkpoint(checkpoint: Checkpoint) -> Validation:
     """
     from apr.loading.values import read_values
 
-    structure = checkpoint.problems
+    structure = checkpoint.contradictions
     if structure:
         checks = (_outcome("structure", "headers, extents and sizes agree", structure, ""), *_skipped())
         return Validation(checks, 0, 0, (), ())

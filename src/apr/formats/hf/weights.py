@@ -187,7 +187,8 @@ def _total_size_problems(
     if not isinstance(claimed, (int, float)) or claimed == stored:
         return []
     what = "the shards do not hold as many bytes as the index says"
-    return [IntegrityProblem(what, f"{index_path}: metadata.total_size", f"{claimed} bytes", f"{stored} bytes")]
+    where = f"{index_path}: metadata.total_size"
+    return [IntegrityProblem(what, where, f"{claimed} bytes", f"{stored} bytes", is_harmless=True)]
 
 
 def _no_weights(directory: Path) -> DamagedFileError:
