@@ -27,6 +27,7 @@ COMMANDS: tuple[CommandRow, ...] = (
     CommandRow("inspect", "apr.cli.inspect", LOOK, "What a checkpoint is: claims, verdict, quality score."),
     CommandRow("validate", "apr.cli.validate", LOOK, "Read every byte: checksums, extents, finite values."),
     CommandRow("tensors", "apr.cli.tensors", LOOK, "List the tensors, with statistics if asked."),
+    CommandRow("diff", "apr.cli.diff", LOOK, "What two checkpoints have different, in any containers."),
     CommandRow("preflight", "apr.cli.preflight", LOOK, "Every gate of `pretrain --init`, without training."),
     CommandRow("lineage", "apr.cli.lineage", LOOK, "The chain of parents, each link verified."),
     CommandRow("stamp", "apr.cli.stamp", CHANGE, "Change what a checkpoint says of itself; refuses a lie."),
