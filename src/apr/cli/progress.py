@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from apr.errors import escape_control
+
 BAR_AFTER_S = 1.0
 LINE_EVERY_S = 10.0
 
@@ -24,7 +26,7 @@ class Progress:
         """`count` more units are done; `detail` replaces the text at the end of the line."""
         self.done += count
         if detail is not None:
-            self.detail = detail
+            self.detail = escape_control(detail)
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + self._every_s
