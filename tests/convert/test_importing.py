@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from apr.cli.main import run
-from apr.convert import importing
+from apr.convert import metering
 from apr.convert.importing import default_output, import_checkpoint
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.formats.base import StampKey
@@ -183,7 +183,7 @@ def test_foreign_metadata_of_a_weights_file_is_kept(models: dict[str, Path], tmp
 def test_an_interrupted_import_leaves_nothing(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    original = importing.copy_of
+    original = metering.copy_of
 
     def copy_that_fails(entry):
         def chunks():
@@ -193,7 +193,7 @@ def test_an_interrupted_import_leaves_nothing(
         tensor = original(entry)
         return type(tensor)(tensor.name, tensor.dtype, tensor.shape, chunks)
 
-    monkeypatch.setattr(importing, "copy_of", copy_that_fails)
+    monkeypatch.setattr(metering, "copy_of", copy_that_fails)
     with pytest.raises((InputOutputError, KeyboardInterrupt)):
         import_checkpoint(models["qwen2"], tmp_path / "x.apr")
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from apr.convert import proof
+from apr.convert import metering, proof
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.formats.registry import open_checkpoint
-from apr.stamping import edit_hf, patch
+from apr.stamping import edit_hf
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
 from tests.stamping.conftest import QWEN2, Lie, files_below
@@ -31,7 +31,7 @@ def stamp(lie: Lie, destination: str, changes: StampChanges = QWEN2) -> Path:
 def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, error: BaseException) -> None:
     """Let the writer of `container` fail after its first tensors (or, in a directory, before its last small file)."""
     if container == "hf":
-        replaced, original = edit_hf.atomic_file, edit_hf.atomic_file
+        original = edit_hf.atomic_file
 
         def failing(path: Path) -> Any:
             if path.name == "config.json":
@@ -40,11 +40,9 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, error: BaseExce
 
         monkeypatch.setattr(edit_hf, "atomic_file", failing)
         monkeypatch.setattr(edit_hf.shutil, "copyfile", raiser(error))
-        assert replaced is original
         return
-    module = edit_module(container)
     calls = iter(range(10**6))
-    original_copy = module.copy_of
+    original_copy = metering.copy_of
 
     def copy_that_fails(entry: Any) -> Any:
         tensor = original_copy(entry)
@@ -57,13 +55,7 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, error: BaseExce
 
         return type(tensor)(tensor.name, tensor.dtype, tensor.shape, chunks)
 
-    monkeypatch.setattr(module, "copy_of", copy_that_fails)
-
-
-def edit_module(container: str) -> Any:
-    from apr.stamping import edit_apr2, edit_safetensors
-
-    return edit_safetensors if container == "safetensors" else edit_apr2
+    monkeypatch.setattr(metering, "copy_of", copy_that_fails)
 
 
 def raiser(error: BaseException) -> Callable[..., Any]:
@@ -107,7 +99,7 @@ def test_a_stamped_file_whose_tensors_differ_is_never_published(
     lie: Lie, destination: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_below(lie.path.parent)
-    original = proof.stored_tensors
+    original = proof._stored
     calls = iter([0, 1])
 
     def one_digest_differs_when_read_back(*arguments: Any) -> dict[str, proof.StoredTensor]:
@@ -117,8 +109,7 @@ def test_a_stamped_file_whose_tensors_differ_is_never_published(
             found[name] = found[name]._replace(blake3_hex="0" * 64)
         return found
 
-    monkeypatch.setattr(proof, "stored_tensors", one_digest_differs_when_read_back)
-    monkeypatch.setattr(patch, "stored_tensors", one_digest_differs_when_read_back)
+    monkeypatch.setattr(proof, "_stored", one_digest_differs_when_read_back)
     with pytest.raises(DamagedFileError, match="not written as they are") as caught:
         stamp(lie, destination)
     assert caught.value.invariant == "INV-STAMP-BYTES-001"

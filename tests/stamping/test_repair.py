@@ -253,3 +253,23 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(lie: Lie) -> None:
         assert result.output_bytes is None
         assert any(change.new in ("qwen2", "Qwen2ForCausalLM", ["Qwen2ForCausalLM"]) for change in result.changes)
     assert files_below(lie.path.parent) == before
+
+
+def test_a_second_stamp_in_place_has_nothing_to_write(lie: Lie) -> None:
+    stamp(lie, "in place", lie.repair)
+    before = files_below(lie.path.parent)
+    result = stamp_file(lie.path, lie.repair, in_place=True)
+    assert result.changes == ()
+    assert "every stamp stands there already; nothing was written" in result.notes
+    assert files_below(lie.path.parent) == before
+
+
+def test_a_file_without_a_footer_is_stamped_and_gets_one(make_lie: Callable[[str], Lie]) -> None:
+    lie = make_lie("apr-typed-only")
+    lie.path.write_bytes(lie.path.read_bytes()[:-4])
+    before = stored_digests(lie.path)
+    result = stamp_file(lie.path, QWEN2, lie.output())
+    assert any("no footer" in note for note in result.notes)
+    with open_checkpoint(result.output) as checkpoint:
+        assert checkpoint.problems == ()
+    assert stored_digests(result.output) == before

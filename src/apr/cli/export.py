@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out, human_bytes
 
@@ -50,9 +51,16 @@ def command(
     from apr.convert.exporting import ExportFormat, export_checkpoint
 
     allowed = parse_reasons(allowed_gates, "--allow-gate")
-    result = export_checkpoint(
-        source, output, ExportFormat(format_), dequantize=dequantize, allowed_gates=allowed, force=force
-    )
+    with byte_progress(out, "exporting") as report:
+        result = export_checkpoint(
+            source,
+            output,
+            ExportFormat(format_),
+            dequantize=dequantize,
+            allowed_gates=allowed,
+            force=force,
+            report=report,
+        )
     document = export_document(result)
     out.document("apr.export/1", document)
     out.text(f"exported {result.output}", bold=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out, human_bytes
 
@@ -46,7 +47,10 @@ def command(
     from apr.convert.importing import import_checkpoint
 
     allowed = parse_reasons(allowed_gates, "--allow-gate")
-    result = import_checkpoint(source, output, config_path=config_path, allowed_gates=allowed, force=force)
+    with byte_progress(out, "importing") as report:
+        result = import_checkpoint(
+            source, output, config_path=config_path, allowed_gates=allowed, force=force, report=report
+        )
     out.document("apr.import/1", import_document(result))
     out.text(f"imported {result.output}", bold=True)
     out.pairs(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
 
@@ -27,7 +28,9 @@ MOST_VALUE_CHARACTERS = 100
 
 @click.command("stamp")
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("-o", "--output", type=PATH, metavar="OUT", help="Write the stamped checkpoint here; FILE stays as it is.")
+@click.option(
+    "-o", "--output", type=PATH, metavar="OUT", help="Write the stamped checkpoint here; FILE stays as it is."
+)
 @click.option("--in-place", is_flag=True, help="Stamp FILE itself; a link is followed to the file it leads to.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUT when it exists.")
 @click.option("--architecture", metavar="FAMILY", help="Family slug of APR metadata, as qwen2.")
@@ -70,16 +73,18 @@ def command(
     from apr.stamping.patch import stamp_file
 
     changes = StampChanges(license=license_, settings=parse_settings(settings), **stamps)
-    result = stamp_file(
-        path,
-        changes,
-        output,
-        in_place=in_place,
-        force=force,
-        force_reason=force_untrue,
-        reason=reason,
-        dry_run=dry_run,
-    )
+    with byte_progress(out, "stamping") as report:
+        result = stamp_file(
+            path,
+            changes,
+            output,
+            in_place=in_place,
+            force=force,
+            force_reason=force_untrue,
+            reason=reason,
+            dry_run=dry_run,
+            report=report,
+        )
     out.document("apr.stamp/1", stamp_document(result))
     _show(out, result)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
 from apr.convert.dequantizing import FLOAT_DTYPES, dequantized, is_quantized
-from apr.convert.proof import StoredTensor, check_intact, check_written
+from apr.convert.metering import Meter, Report
+from apr.convert.proof import StoredTensor, check_written, intact_tensors
 from apr.convert.publishing import check_output, published
 from apr.errors import RefusedError, UsageError
 from apr.formats.base import Checkpoint, StampKey, TensorEntry
@@ -20,7 +21,7 @@ from apr.formats.hf.write import DEFAULT_SHARD_BYTES, write_hf_directory
 from apr.formats.recorded import Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.write import PYTORCH_METADATA, write_safetensors
-from apr.formats.writing import TensorToWrite, copy_of, tensor_digests
+from apr.formats.writing import TensorToWrite, tensor_digests
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
 from apr.identity.evidence import INTERNAL_PREFIXES
@@ -30,6 +31,7 @@ from apr.stamping.changes import PROVENANCE_FIELDS
 from apr.stamping.history import Change, history_entry
 
 BYTES_ID = "INV-GENERATION-001"
+PASSES = 3  # read, write, read back
 CONFIG_ID = "INV-INIT-CONFIG-001"
 
 
@@ -65,13 +67,14 @@ def export_checkpoint(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     allowed_gates: Mapping[str, str] | None = None,
     force: bool = False,
+    report: Report | None = None,
 ) -> ExportResult:
     """Write the checkpoint at `source` as `output`: a directory for HF, one file for SAFETENSORS.
 
     Every tensor keeps its name, dtype and bytes. Left out, with a ledger line: a head of zero bytes that is tied to
     the embedding, and training state of the container. dequantize: `float32`, `float16` or `bfloat16`, what
     block-quantised tensors become; without it they are refused. allowed_gates: gate id to the reason for letting its
-    refusal pass, recorded in the history.
+    refusal pass, recorded in the history. report: told of the bytes done.
 
     Raises RefusedError for a source whose stamps contradict its tensors, whose config is not known in full, or that
     holds quantised tensors; UsageError, NotFoundError, DamagedFileError, InputOutputError as reading and writing do.
@@ -86,8 +89,8 @@ def export_checkpoint(
         options = RoadOptions(allowed_gates=allowed_gates or {}, retry_command=retry)
         examination = examine_opened(checkpoint, options)
         findings = refuse_lies(examination)
-        job = _plan(checkpoint, examination, format, dequantize)
-        check_intact(checkpoint)
+        meter = Meter(report, checkpoint.size_bytes, PASSES)
+        job = _plan(checkpoint, examination, format, dequantize, meter)
         return _write(job, output, findings, shard_bytes)
 
 
@@ -103,6 +106,7 @@ class _Job:
     ledger: tuple[LedgerLine, ...]
     dequantize: str | None
     notes: tuple[str, ...]
+    meter: Meter
 
 
 def _plan(
@@ -110,6 +114,7 @@ def _plan(
     examination: Examination,
     format: ExportFormat,
     dequantize: str | None,
+    meter: Meter,
 ) -> _Job:
     quantized = [entry for entry in checkpoint.tensors.values() if is_quantized(entry) and not entry.is_placeholder]
     if quantized and dequantize is None:
@@ -127,19 +132,26 @@ def _plan(
             tensors.append(dequantized(entry, dtype))
             ledger.append(LedgerLine(entry.name, Fate.DEQUANTIZED, f"{entry.dtype} to {dtype}, as asked"))
         else:
-            tensors.append(copy_of(entry))
+            tensors.append(meter.copy_of(entry))
             ledger.append(LedgerLine(entry.name, Fate.COPIED))
     asked = dequantize if dtype is not None else None
     return _Job(
-        checkpoint, examination, format, config, tuple(tensors), tuple(ledger), asked, tuple(_notes(checkpoint, format))
+        checkpoint,
+        examination,
+        format,
+        config,
+        tuple(tensors),
+        tuple(ledger),
+        asked,
+        tuple(_notes(checkpoint, format)),
+        meter,
     )
 
 
 def _write(job: _Job, output: Path, findings: tuple[Finding, ...], shard_bytes: int) -> ExportResult:
     checkpoint = job.checkpoint
-    digests = tensor_digests(job.tensors)
-    expected = {each.name: StoredTensor(each.dtype, each.shape, digests[each.name]) for each in job.tensors}
-    recorded = _recorded(job, digests, digest_of(expected, job.examination))
+    expected = _expected(job)
+    recorded = _recorded(job, expected)
     with published(output) as beside:
         if job.format is ExportFormat.HF:
             write_hf_directory(
@@ -153,7 +165,7 @@ def _write(job: _Job, output: Path, findings: tuple[Finding, ...], shard_bytes: 
             )
         else:
             write_safetensors(beside, tensors=job.tensors, metadata=_texts(checkpoint))
-        with check_written(beside, expected, invariant=BYTES_ID) as written:
+        with check_written(beside, expected, invariant=BYTES_ID, meter=job.meter) as written:
             if job.format is ExportFormat.HF:
                 check_same_model(checkpoint, written, job.config)
             return ExportResult(
@@ -222,8 +234,19 @@ def _reason_to_drop(entry: TensorEntry, examination: Examination) -> str | None:
     )
 
 
-def _recorded(job: _Job, digests: Mapping[str, str], weights_digest: str) -> Recorded:
+def _expected(job: _Job) -> dict[str, StoredTensor]:
+    """What each tensor of the result will be on disk: for copies what it is, for others what will be written."""
+    kept = [line.name for line in job.ledger if line.fate is Fate.COPIED]
+    stored = intact_tensors(job.checkpoint, job.meter)
+    expected = {name: stored[name] for name in kept}
+    made = [tensor for tensor in job.tensors if tensor.name not in expected]
+    digests = tensor_digests(made)
+    return expected | {each.name: StoredTensor(each.dtype, each.shape, digests[each.name]) for each in made}
+
+
+def _recorded(job: _Job, expected: Mapping[str, StoredTensor]) -> Recorded:
     checkpoint = job.checkpoint
+    weights_digest = digest_of(expected, job.examination)
     history = [*checkpoint.recorded.history]
     overrides = dict(job.examination.options.allowed_gates)
     if overrides or job.dequantize is not None:
@@ -233,7 +256,7 @@ def _recorded(job: _Job, digests: Mapping[str, str], weights_digest: str) -> Rec
         history.append(history_entry("export", [change] if reason else [], reason=reason, overrides=overrides))
     return replace(
         checkpoint.recorded,
-        tensor_digests=digests,
+        tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
         weights_digest=weights_digest,
         history=tuple(history),
         provenance=_provenance(checkpoint),

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
-from apr.convert.proof import check_intact, check_written, stored_tensors
+from apr.convert.metering import Meter, Report
+from apr.convert.proof import check_written, intact_tensors
 from apr.convert.publishing import check_output, published
 from apr.errors import DamagedFileError, UsageError
 from apr.formats.apr2.metadata import apr2_metadata
@@ -21,13 +22,13 @@ from apr.formats.config_stamps import config_stamps
 from apr.formats.json_text import read_object, without_tagged_floats
 from apr.formats.recorded import RECORDED_METADATA_KEY, Recorded
 from apr.formats.registry import open_checkpoint
-from apr.formats.writing import copy_of
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
 from apr.stamping.changes import PROVENANCE_FIELDS
 from apr.stamping.history import history_entry
 
 BYTES_ID = "INV-GENERATION-001"
+PASSES = 3  # read, write, read back
 LONGEST_CONFIG_BYTES = 16 << 20
 
 ORIGINAL_FORMATS: Mapping[Format, str] = MappingProxyType(
@@ -64,13 +65,14 @@ def import_checkpoint(
     config_path: Path | None = None,
     allowed_gates: Mapping[str, str] | None = None,
     force: bool = False,
+    report: Report | None = None,
 ) -> ImportResult:
     """Write the checkpoint at `source` as the APR v2 file `output` (default: the stem of the source + `.apr`).
 
     Identity, dimensions and full config come from `config.json`, or for a single safetensors file from `config_path`;
     without one nothing is invented. Tensors keep names, dtypes and bytes; tokenizer and generation config go along
     byte for byte, as do training record, probe and history. allowed_gates: gate id to the reason for letting its
-    refusal pass, recorded in the file.
+    refusal pass, recorded in the file. report: told of the bytes done.
 
     Raises RefusedError for a source whose stamps contradict its tensors, and NotFoundError, DamagedFileError,
     UsageError, InputOutputError as reading and writing do. After any of them nothing is left at `output`.
@@ -85,8 +87,8 @@ def import_checkpoint(
         )
         examination = examine_opened(checkpoint, options)
         findings = refuse_lies(examination)
-        check_intact(checkpoint)
-        return _write(checkpoint, examination, output, findings)
+        meter = Meter(report, checkpoint.size_bytes, PASSES)
+        return _write(checkpoint, examination, output, findings, meter)
 
 
 def default_output(source: Path) -> Path:
@@ -96,10 +98,10 @@ def default_output(source: Path) -> Path:
 
 
 def _write(
-    checkpoint: Checkpoint, examination: Examination, output: Path, findings: tuple[Finding, ...]
+    checkpoint: Checkpoint, examination: Examination, output: Path, findings: tuple[Finding, ...], meter: Meter
 ) -> ImportResult:
     _check_names(checkpoint)
-    expected = stored_tensors(checkpoint.tensors.values())
+    expected = intact_tensors(checkpoint, meter)
     recorded = replace(
         checkpoint.recorded,
         tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
@@ -115,9 +117,9 @@ def _write(
         write_apr2(
             beside,
             metadata=_metadata(checkpoint, recorded, tokenizer_files, output.stem),
-            tensors=[*map(copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
+            tensors=[*map(meter.copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
         )
-        with check_written(beside, expected, invariant=BYTES_ID) as written:
+        with check_written(beside, expected, invariant=BYTES_ID, meter=meter) as written:
             check_same_model(checkpoint, written, checkpoint.config)
             verdict = examination.facts.verdict
             claimed = verdict.claim.architecture if verdict is not None else None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from apr.convert.metering import UNMETERED, Meter
 from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint, IntegrityProblem, TensorEntry
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
-from apr.formats.writing import COPY_CHUNK_BYTES
-from apr.storage.checksums import Blake3
+from apr.storage.digests import Extent, StoredSums, sum_extents
+
+TENSORS_AT_ONCE = 16
 
 
 class StoredTensor(NamedTuple):
@@ -22,41 +24,30 @@ class StoredTensor(NamedTuple):
     blake3_hex: str
 
 
-Report = Callable[[int], None]
-"""Called with the number of bytes read since the last call."""
+def intact_tensors(checkpoint: Checkpoint, meter: Meter = UNMETERED) -> dict[str, StoredTensor]:
+    """What every tensor of `checkpoint` is on disk, by name; each byte is read once, in constant memory.
 
-
-def stored_tensors(entries: Iterable[TensorEntry], report: Report | None = None) -> dict[str, StoredTensor]:
-    """Every tensor's dtype, shape and digest by name, read once in constant memory."""
-    found: dict[str, StoredTensor] = {}
-    for entry in entries:
-        hasher = Blake3()
-        for chunk in entry.stream(COPY_CHUNK_BYTES):
-            hasher.update(chunk)
-            if report is not None:
-                report(len(chunk))
-        found[entry.name] = StoredTensor(entry.dtype, entry.shape, hasher.hexdigest())
-    return found
-
-
-def check_intact(checkpoint: Checkpoint) -> None:
-    """Raise DamagedFileError when a checksum or recorded digest of `checkpoint` does not hold; reads every byte.
-
-    Writing a damaged file anew would give it valid checksums, and the damage could never be found again.
+    Raises DamagedFileError when a checksum or recorded digest does not hold: writing a damaged file anew would give
+    it valid checksums, and the damage could never be found again.
     """
-    problems = checkpoint.verify_checksums()
+    sums = _sums(checkpoint.tensors.values(), meter)
+    problems = checkpoint.verify_checksums(sums)
     if problems:
         raise _damaged(f"the checkpoint is damaged in {len(problems)} places", problems)
+    return _stored(checkpoint, sums)
 
 
-def check_written(path: Path, expected: Mapping[str, StoredTensor], *, invariant: str) -> Checkpoint:
+def check_written(
+    path: Path, expected: Mapping[str, StoredTensor], *, invariant: str, meter: Meter = UNMETERED
+) -> Checkpoint:
     """The checkpoint at `path`, open, after every byte was read again and holds exactly the `expected` tensors.
 
     The caller closes it. Raises DamagedFileError with `invariant` naming each tensor that differs.
     """
     checkpoint = open_checkpoint(path)
     try:
-        found = stored_tensors(checkpoint.tensors.values())
+        sums = _sums(checkpoint.tensors.values(), meter)
+        found = _stored(checkpoint, sums)
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if differing:
             name = differing[0]
@@ -67,14 +58,38 @@ def check_written(path: Path, expected: Mapping[str, StoredTensor], *, invariant
                 found=str(found.get(name, "no such tensor")),
                 remedy="look at the state of the disk and its memory, then run again; the source is unchanged",
                 invariant=invariant,
+                facts={"tensors": differing},
             )
-        problems = checkpoint.verify_checksums()
+        problems = checkpoint.verify_checksums(sums)
         if problems:
             raise _damaged("the written file does not verify; it was not put in place", problems)
     except BaseException:
         checkpoint.close()
         raise
     return checkpoint
+
+
+def _stored(checkpoint: Checkpoint, sums: Mapping[str, StoredSums]) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(entry.dtype, entry.shape, sums[name].blake3_hex)
+        for name, entry in checkpoint.tensors.items()
+    }
+
+
+def _sums(entries: Iterable[TensorEntry], meter: Meter) -> dict[str, StoredSums]:
+    """CRC32 and digest of each tensor by name, on all cores."""
+    ordered = list(entries)
+    found: dict[str, StoredSums] = {}
+    for start in range(0, len(ordered), TENSORS_AT_ONCE):
+        by_file: dict[int, list[TensorEntry]] = {}
+        for entry in ordered[start : start + TENSORS_AT_ONCE]:
+            by_file.setdefault(id(entry.file), []).append(entry)
+        for group in by_file.values():
+            extents = [Extent(entry.offset_bytes, entry.size_bytes, wants_blake3=True) for entry in group]
+            for entry, sums in zip(group, sum_extents(group[0].file, extents), strict=True):
+                found[entry.name] = StoredSums(sums.crc32, str(sums.blake3_hex))
+                meter.add(entry.size_bytes)
+    return found
 
 
 def _damaged(what: str, problems: tuple[IntegrityProblem, ...]) -> DamagedFileError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from apr.convert.metering import UNMETERED, Meter
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.identity.atlas import load_atlas
@@ -40,7 +41,8 @@ BIAS_SWITCHES: Mapping[str, re.Pattern[str]] = {
 class Edit:
     """before: as it stands on disk. after: the facts as they will stand; its tensors are still those of `before`.
 
-    tokenizer_files: the files to record, None to keep what is recorded. notes: what the user should know.
+    tokenizer_files: the files to record, None to keep what is recorded. notes: what the user should know. meter: told
+    of the bytes as they are written.
     """
 
     before: Checkpoint
@@ -48,6 +50,7 @@ class Edit:
     changes: tuple[Change, ...]
     tokenizer_files: Mapping[str, bytes] | None = None
     notes: tuple[str, ...] = ()
+    meter: Meter = UNMETERED
 
 
 @dataclass(frozen=True, slots=True)

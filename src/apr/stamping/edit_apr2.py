@@ -18,7 +18,7 @@ from apr.formats.base import Checkpoint
 from apr.formats.dtypes import DType
 from apr.formats.json_text import without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
-from apr.formats.writing import TensorToWrite, copy_of, tensor_from_bytes
+from apr.formats.writing import TensorToWrite, tensor_from_bytes
 from apr.identity.claim import read_stamp
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import (
@@ -91,7 +91,7 @@ def write(edit: Edit, path: Path) -> None:
     write_apr2(
         path,
         metadata=edit.after.metadata,
-        tensors=[*(copy_of(entry) for entry in edit.before.tensors.values()), *_embedded_files(edit)],
+        tensors=[*(edit.meter.copy_of(entry) for entry in edit.before.tensors.values()), *_embedded_files(edit)],
         flags=_flags(edit),
         spelling=spelling_of(edit.before.metadata),
     )

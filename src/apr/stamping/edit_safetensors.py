@@ -14,7 +14,6 @@ from apr.formats.base import Checkpoint, StampKey
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.formats.safetensors.header import METADATA_KEY
 from apr.formats.safetensors.write import write_safetensors
-from apr.formats.writing import copy_of
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields, restamped, stamps_given
 from apr.stamping.history import change_of
@@ -52,7 +51,7 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
 
 def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`, tensors streamed."""
-    tensors = [copy_of(entry) for entry in edit.before.tensors.values()]
+    tensors = [edit.meter.copy_of(entry) for entry in edit.before.tensors.values()]
     write_safetensors(path, tensors=tensors, metadata=edit.after.metadata)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.convert.proof import StoredTensor, check_intact, check_written, stored_tensors
+from apr.convert.metering import Meter, Report
+from apr.convert.proof import StoredTensor, check_written, intact_tensors
 from apr.convert.publishing import check_output, check_writable, published
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Format
@@ -25,6 +26,7 @@ from apr.stamping.truth import TRUTH_ID, check_truth
 
 BYTES_ID = "INV-STAMP-BYTES-001"
 HISTORY_ID = "INV-STAMP-HISTORY-001"
+PASSES = 3  # read, write, read back
 
 EDITORS: Mapping[Format, Editor] = MappingProxyType(
     {
@@ -68,11 +70,13 @@ def stamp_file(
     force_reason: str | None = None,
     reason: str | None = None,
     dry_run: bool = False,
+    report: Report | None = None,
 ) -> StampResult:
     """Stamp the checkpoint at `path` into `output`, or where it stands with `in_place` (a link is followed).
 
     force: replace an existing output. force_reason: why a stamp that contradicts the tensors is written all the same.
-    reason: why the stamp is made; kept in the history. dry_run: check everything and write nothing.
+    reason: why the stamp is made; kept in the history. dry_run: check everything and write nothing. report: told of
+    the bytes done.
 
     Raises UsageError (nothing to stamp, no or two destinations), NotFoundError, DamagedFileError (not a checkpoint,
     or a damaged one), RefusedError (INV-STAMP-AGREE-001, INV-STAMP-TRUTH-001, INV-APR-PROV-003, existing output),
@@ -90,32 +94,46 @@ def stamp_file(
             check_writable(_written_file(checkpoint))
         edit = editor.plan(checkpoint, changes, tokenizer_files)
         truth = check_truth(edit, changes, recipe_for(source, destination, changes), force_reason=force_reason)
-        findings = [*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict)]
+        findings = (*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict))
         overrides = {TRUTH_ID: force_reason} if truth.is_forced and force_reason else {}
         entry = history_entry("stamp", edit.changes, reason=reason, overrides=overrides)
-        result = StampResult(
-            source=source,
-            output=destination.path,
-            format=checkpoint.format,
-            input_bytes=checkpoint.size_bytes,
-            output_bytes=None,
-            tensor_count=len(checkpoint.tensors),
-            stamped=_stamped(changes),
-            changes=edit.changes,
-            findings=tuple(findings),
-            notes=(*notes, *edit.notes, *_notes(checkpoint, edit, in_place=in_place)),
-            entry=entry,
-            header_flags=edit_apr2.header_flags(checkpoint) if checkpoint.format is Format.APR2 else None,
-            is_dry_run=dry_run,
-        )
+        result = _planned(source, destination, changes, edit, entry)
+        result = replace(result, findings=findings, notes=(*notes, *result.notes), is_dry_run=dry_run)
         if dry_run:
             return result
-        check_intact(checkpoint)
-        return _write(editor, editor.record(edit, entry), result, in_place=in_place)
+        if in_place and not edit.changes:
+            return replace(result, output_bytes=result.input_bytes)
+        meter = Meter(report, checkpoint.size_bytes, PASSES)
+        expected = intact_tensors(checkpoint, meter)
+        edit = editor.record(replace(edit, meter=meter), entry)
+        return _write(editor, edit, expected, result, in_place=in_place)
 
 
-def _write(editor: Editor, edit: Edit, result: StampResult, *, in_place: bool) -> StampResult:
-    expected = stored_tensors(edit.before.tensors.values())
+def _planned(
+    source: Path, destination: Destination, changes: StampChanges, edit: Edit, entry: Mapping[str, Any]
+) -> StampResult:
+    """What is known of a stamp before it is written."""
+    checkpoint = edit.before
+    return StampResult(
+        source=source,
+        output=destination.path,
+        format=checkpoint.format,
+        input_bytes=checkpoint.size_bytes,
+        output_bytes=None,
+        tensor_count=len(checkpoint.tensors),
+        stamped=_stamped(changes),
+        changes=edit.changes,
+        findings=(),
+        notes=(*edit.notes, *_notes(edit, in_place=destination.in_place)),
+        entry=entry,
+        header_flags=_flags(checkpoint),
+        is_dry_run=False,
+    )
+
+
+def _write(
+    editor: Editor, edit: Edit, expected: Mapping[str, StoredTensor], result: StampResult, *, in_place: bool
+) -> StampResult:
     if in_place and editor.write_in_place is not None:
         with editor.write_in_place(edit) as stamped:
             return _proven(stamped, expected, edit, result)
@@ -126,15 +144,14 @@ def _write(editor: Editor, edit: Edit, result: StampResult, *, in_place: bool) -
 
 def _proven(path: Path, expected: Mapping[str, StoredTensor], edit: Edit, result: StampResult) -> StampResult:
     """The result with what the file on disk shows, after it was reopened and read again."""
-    with check_written(path, expected, invariant=BYTES_ID) as written:
+    with check_written(path, expected, invariant=BYTES_ID, meter=edit.meter) as written:
         _check_stamps(edit, written)
         findings = (
             *result.findings,
             Finding(BYTES_ID, Status.PASS, f"{len(expected)} tensors read back, every digest as before"),
             Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
         )
-        flags = int(edit_apr2.header_flags(written)) if written.format is Format.APR2 else None
-        return replace(result, findings=findings, output_bytes=written.size_bytes, header_flags=flags)
+        return replace(result, findings=findings, output_bytes=written.size_bytes, header_flags=_flags(written))
 
 
 def _check_stamps(edit: Edit, written: Checkpoint) -> None:
@@ -179,11 +196,16 @@ def _stamped(changes: StampChanges) -> dict[str, Any]:
     return {**changes.identity, **changes.provenance, **tokenizer, **changes.settings}
 
 
-def _notes(checkpoint: Checkpoint, edit: Edit, *, in_place: bool) -> list[str]:
+def _flags(checkpoint: Checkpoint) -> int | None:
+    return int(edit_apr2.header_flags(checkpoint)) if checkpoint.format is Format.APR2 else None
+
+
+def _notes(edit: Edit, *, in_place: bool) -> list[str]:
+    checkpoint = edit.before
     notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
     if not edit.changes:
-        notes.append("every stamp stands there already; only the history grows")
-    links = max((path.stat().st_nlink for path in [_written_file(checkpoint)]), default=1)
+        notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
+    links = _written_file(checkpoint).stat().st_nlink
     if in_place and links > 1:
         notes.append(f"{links - 1} other hard links to this file keep the old stamps")
     return notes
