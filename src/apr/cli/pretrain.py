@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out, human_count, human_duration
@@ -82,7 +83,7 @@ def command(out: Out, /, **arguments: Any) -> None:
     """
     from apr.training.run import pretrain
 
-    options = _options(arguments)
+    options = _options(arguments, _words_to_retry(click.get_current_context()))
     with _stop_on_signal(out) as stop, ExitStack() as stack:
         try:
             result = pretrain(options, _Watcher(out, stack), stop)
@@ -92,7 +93,23 @@ def command(out: Out, /, **arguments: Any) -> None:
     _answer(out, result)
 
 
-def _options(arguments: Mapping[str, Any]) -> PretrainOptions:
+def _words_to_retry(context: click.Context) -> tuple[str, ...]:
+    """The options the user typed, as words, but for the checkpoint, which a repair replaces."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        value = context.params.get(parameter.name or "")
+        if source is not ParameterSource.COMMANDLINE or parameter.name == "init" or not parameter.expose_value:
+            continue
+        if isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0], str(each)]
+    return tuple(words)
+
+
+def _options(arguments: Mapping[str, Any], retry_words: tuple[str, ...] = ()) -> PretrainOptions:
     from apr.training.options import PretrainOptions
     from apr.training.schedule import Mode
 
@@ -131,6 +148,7 @@ def _options(arguments: Mapping[str, Any]) -> PretrainOptions:
         may_cycle=arguments["allow_shard_cycle"],
         allowed_tensors=parse_reasons(arguments["allowed_tensors"], "--allow"),
         allowed_gates=parse_reasons(arguments["allowed_gates"], "--allow-gate"),
+        retry_words=retry_words,
     )
 
 

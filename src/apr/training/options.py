@@ -21,7 +21,8 @@ class PretrainOptions:
 
     init: checkpoint to start from; architecture (class name) or config_file: model to build from scratch, with
     `config_changes` laid over its config. Sizes in tokens and windows of `sequence_length` targets each.
-    allowed_tensors, allowed_gates: name or id to the user's reason, recorded in the run.
+    allowed_tensors, allowed_gates: name or id to the user's reason, recorded in the run. retry_words: the words that,
+    behind `apr pretrain --init CHECKPOINT`, ask for this run again; a refusal shows them with the repaired checkpoint.
     """
 
     dataset: Path
@@ -50,6 +51,7 @@ class PretrainOptions:
     may_cycle: bool = True
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    retry_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

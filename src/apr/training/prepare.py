@@ -189,7 +189,7 @@ def _from_scratch(
         examination=None,
         initial_digest=model_digest(model),
         vocabulary_rows=rows,
-        findings=(*corpus, _causal(model)),
+        findings=(*corpus, _causal_from_scratch(model)),
     )
 
 
@@ -216,8 +216,8 @@ def _examine(options: PretrainOptions, tokenizer: RunTokenizer) -> Examination:
 
 
 def _road_options(options: PretrainOptions, tokenizer: RunTokenizer, dtype: DType | None) -> RoadOptions:
-    words = ["--dataset", str(options.dataset), "--tokenizer", str(options.tokenizer)]
-    words += ["--run-dir", str(options.run_directory)]
+    required = ("--dataset", options.dataset, "--tokenizer", options.tokenizer, "--run-dir", options.run_directory)
+    words = options.retry_words or tuple(map(str, required))
     return RoadOptions(
         run_kind=Kind.DECODER,
         dtype=dtype,
@@ -282,6 +282,18 @@ def _causal(model: PreTrainedModel) -> Finding:
     return finding
 
 
+def _causal_from_scratch(model: PreTrainedModel) -> Finding:
+    """As `_causal`, where a model built from the user's own dimensions may turn out not to run at all."""
+    try:
+        return _causal(model)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{type(model).__name__} does not run with this config",
+            found=f"{type(error).__name__}: {error}"[:300],
+            remedy="correct the dimensions in --set or --config",
+        ) from error
+
+
 def _check_rows(options: PretrainOptions, tokenizer: RunTokenizer, rows: int) -> None:
     asked = options.vocabulary_size
     if asked is not None and asked != rows:
@@ -321,9 +333,12 @@ def _text_values(config: Any) -> dict[str, Any]:
 
 def _written_config(config: dict[str, Any], architecture: Architecture, model: PreTrainedModel) -> dict[str, Any]:
     """`config` as a checkpoint records it: with the identity and the dtype of the model it stands beside."""
+    import transformers
+
     as_json: dict[str, Any] = json.loads(json.dumps(config, default=str))
     written = {key: value for key, value in as_json.items() if key not in ("torch_dtype", "_name_or_path")}
     written["architectures"] = [architecture.class_name]
     written["model_type"] = architecture.model_type
     written["dtype"] = str(model.dtype).removeprefix("torch.")
+    written["transformers_version"] = transformers.__version__
     return written
