@@ -68,7 +68,7 @@ def own_shards(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "tokens"))
 
 
-def scratch_options(shards: Path, tokenizer: Path, run_directory: Path, **changes: object) -> PretrainOptions:
+def scratch_options(shards: Path, tokenizer: Path, run_directory: Path, /, **changes: object) -> PretrainOptions:
     """A run from scratch of 6 steps in 2 epochs on a tiny Qwen2."""
     values: dict[str, object] = {
         "dataset": shards,
