@@ -126,7 +126,8 @@ def test_the_same_run_is_on_target_or_not_depending_on_the_target_alone(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.falsifies("FALSIFY-TRAIN-002")
+@pytest.mark.falsifies("FALSIFY-TRAIN-002", "FALSIFY-INIT-LOSS-001", "FALSIFY-APR-PRETRAIN-INIT-006")
+@pytest.mark.falsifies("FALSIFY-GENERATION-001", "FALSIFY-LINEAGE-001")
 def test_a_resumed_run_starts_at_the_recorded_loss_and_names_its_parent(
     dtype: str, shards: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_resumed_run_starts_at_the_recorded_loss_and_names_its_parent(
         assert child.config == parent.config
 
 
+@pytest.mark.falsifies("FALSIFY-APR-PRETRAIN-INIT-010")
 def test_zero_steps_load_and_measure_and_two_of_them_agree(
     scratch_run: RunResult, shards: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +169,7 @@ def test_zero_steps_load_and_measure_and_two_of_them_agree(
     ] * 2
 
 
+@pytest.mark.falsifies("FALSIFY-GENERATION-001")
 def test_a_hugging_face_directory_resumes_with_its_own_identity(
     shards: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
