@@ -46,7 +46,7 @@ def _remedy(facts: InitFacts) -> str:
     leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused)
     return (
         "find the producer that wrote these names, or get a complete copy; "
-        f"to accept one tensor knowingly: --allow '{leftovers[0]}=REASON'"
+        f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"
     )
 
 

@@ -75,6 +75,7 @@ class InitFacts:
 
     opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
     there is no load plan. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
+    allow_words: how this caller lets one tensor through, with `{name}` for the tensor.
     """
 
     path: Path
@@ -99,6 +100,7 @@ class InitFacts:
     fresh: Fresh | None = None
     written: Written | None = None
     retry_command: str = "apr pretrain --init {path} ..."
+    allow_words: str = "--allow '{name}=REASON'"
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 

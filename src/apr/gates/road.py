@@ -38,7 +38,8 @@ class RoadOptions:
 
     dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
-    retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint.
+    retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
+    lets one tensor through, with `{name}` for the tensor.
     """
 
     run_kind: Kind = Kind.DECODER
@@ -48,6 +49,7 @@ class RoadOptions:
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     retry_command: str = "apr pretrain --init {path} ..."
+    allow_words: str = "--allow '{name}=REASON'"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
         tokenizer=options.tokenizer,
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
+        allow_words=options.allow_words,
     )
 
 

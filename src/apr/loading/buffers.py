@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,12 +36,16 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
     The reference holds real buffers and no parameter memory. Equality is exact: a buffer is computed once, on the
     CPU, from the config, and moved unchanged.
     """
-    import torch
-
     resident = non_persistent_buffers(model)
     if not resident:
         return BufferReport((), ())
-    reference = non_persistent_buffers(_reference_model(model))
+    return compare_buffers(resident, non_persistent_buffers(_reference_model(model)))
+
+
+def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> BufferReport:
+    """Every derived buffer of either side held against its counterpart; `reference` lies on the CPU."""
+    import torch
+
     problems = []
     for name in sorted(resident.keys() | reference.keys()):
         own, fresh = resident.get(name), reference.get(name)

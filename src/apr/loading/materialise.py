@@ -38,7 +38,7 @@ class Materialised:
     loaded: Mapping[str, LoadedTensor] = field(default_factory=dict)
 
 
-class _PlannedTensor:
+class PlannedTensor:
     """Stands for one tensor in the state dict; `[...]` reads it once, into memory of its own.
 
     Own memory, not a mapping of the file: a file that is replaced or stamped during a month of training must not
@@ -114,7 +114,7 @@ def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None
     loaded: dict[str, LoadedTensor] = {}
     lock = threading.Lock()
     state = {
-        each.model_name: _PlannedTensor(checkpoint.tensors[each.stored_name], each, loaded, lock)
+        each.model_name: PlannedTensor(checkpoint.tensors[each.stored_name], each, loaded, lock)
         for each in plan.assignments
     }
     options = {} if attention is None else {"attn_implementation": attention}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 
-def on_disk_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def on_disk_state_dict(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """The state dict of `model` as `save_pretrained` would write it: ties once, in-memory conversions reverted.
 
     Tensors are views of the resident ones wherever the conversion allows. A plain torch module (no zoo class) gives
-    its own state dict with shared storages once.
+    its own state dict with shared storages once. state: the tensors by their names in memory, where they are not
+    simply `model.state_dict()` (gathered shards, names that a wrapper changed).
     """
     from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    state = dict(model.state_dict())
+    state = dict(model.state_dict() if state is None else state)
     if not isinstance(model, PreTrainedModel):
         return _shared_once(state)
     for name in model._keys_to_ignore_on_save or ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,19 @@ def write_receipt(
     """Read every resident tensor back and hold it against what was read from the file through the declared cast."""
     from apr.loading.on_disk import on_disk_state_dict
 
-    resident = on_disk_state_dict(model)
-    digests = resident_digests(resident)
-    problems: list[ReceiptProblem] = []
+    digests = resident_digests(on_disk_state_dict(model))
+    return receipt_of(checkpoint, plan, loaded, digests, _broken_ties(plan, model))
+
+
+def receipt_of(
+    checkpoint: Checkpoint,
+    plan: LoadPlan,
+    loaded: Mapping[str, LoadedTensor],
+    digests: Mapping[str, str],
+    other_problems: Iterable[ReceiptProblem] = (),
+) -> Receipt:
+    """As `write_receipt`, of tensors read back already. digests: on-disk name to blake3 of the resident bytes."""
+    problems = list(other_problems)
     for assignment in plan.assignments:
         name = assignment.model_name
         handed = loaded.get(name)
@@ -83,7 +93,6 @@ def write_receipt(
         problems.append(
             ReceiptProblem(name, "is in the model without a receipt", "a tensor of the plan", digests[name])
         )
-    problems.extend(_broken_ties(plan, model))
     return Receipt(
         source=str(checkpoint.path),
         bytes_read=sum(each.bytes_read for each in loaded.values()),
