@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.quality.generations import write_family, write_generation
 
 
+@pytest.mark.falsifies("FALSIFY-LINEAGE-001")
 def test_the_command_tells_the_chain_and_refuses_a_broken_one(apr: Callable, tmp_path: Path) -> None:
     family = write_family(tmp_path)
     document = apr("lineage", family / "c.apr", "--json").document
