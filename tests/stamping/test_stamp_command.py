@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +113,52 @@ def test_a_dry_run_shows_before_and_after(apr, make_lie: Callable[[str], Lie]) -
     assert "would stamp" in stdout
     assert '["LlamaForCausalLM"]  ["Qwen2ForCausalLM"]' in stdout
     assert files_below(lie.path) == before
+
+
+def _limited() -> None:
+    """A real refusal of the operating system: no file of this process may grow beyond 64 KiB."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, 64 << 10))
+
+
+@pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
+@pytest.mark.parametrize("command", ["stamp -o", "stamp --in-place", "import", "export"])
+def test_when_the_system_refuses_to_write_the_exit_code_is_7_and_nothing_is_left(
+    honest_qwen2: Path, tmp_path: Path, command: str
+) -> None:
+    from apr.convert.importing import import_checkpoint
+
+    folder = tmp_path / "work"
+    folder.mkdir()
+    source = import_checkpoint(honest_qwen2, folder / "x.apr").output
+    before = files_below(folder)
+    arguments = {
+        "stamp -o": ["stamp", source, "--license", "MIT", "-o", folder / "y.apr"],
+        "stamp --in-place": ["stamp", source, "--license", "MIT", "--in-place"],
+        "import": ["import", honest_qwen2, "-o", folder / "y.apr"],
+        "export": ["export", source, "-o", folder / "y"],
+    }[command]
+    words = [sys.executable, "-m", "apr.cli.main", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=_limited)
+    assert done.returncode == 7, done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files_below(folder) == before
+
+
+def test_stamp_import_and_export_need_neither_torch_nor_numpy(honest_qwen2: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from apr.cli.main import run; import os; os.chdir(sys.argv[2]);"
+        "codes = [run(words) for words in (['import', sys.argv[1], '-o', 'x.apr'],"
+        " ['stamp', 'x.apr', '--license', 'MIT', '--in-place'], ['export', 'x.apr', '-o', 'y'])];"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'numpy', 'pydantic'} & set(sys.modules);"
+        "sys.exit(f'{codes} {heavy}' if any(codes) or heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(honest_qwen2), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_control_characters_from_a_file_do_not_reach_the_terminal(apr, make_lie: Callable[[str], Lie]) -> None:
