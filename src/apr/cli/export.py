@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("source", type=PATH, metavar="X")
-@click.option("--format", "format_", type=click.Choice(["hf", "safetensors"]), default="hf", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["hf", "safetensors"]),
+    default="hf",
+    show_default=True,
+    help="A Hugging Face directory, or one bare .safetensors file.",
+)
 @click.option("-o", "--output", type=PATH, metavar="DIR", required=True, help="New directory (hf) or file.")
 @click.option(
     "--dequantize",

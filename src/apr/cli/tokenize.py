@@ -134,7 +134,13 @@ def train_command(
 @click.option("--progress-interval-seconds", type=int, hidden=True, help="Accepted for upstream's scripts; not needed.")
 @click.option("--quiet", is_flag=True, help="No progress lines.")
 @click.option("--estimate-only", is_flag=True, help="Encode a sample, say what the whole would give, write nothing.")
-@click.option("--estimate-sample-docs", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option(
+    "--estimate-sample-docs",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Documents in the sample of --estimate-only.",
+)
 @json_option
 @click.pass_obj
 def encode_command(
