@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from atlas_models import PLACE_FIELD
 
 Vector = tuple[int, ...]
 
@@ -107,34 +108,52 @@ def _direction(values: Vector) -> Vector:
     return tuple(value // divisor for value in values) if divisor else values
 
 
-MOST_PLACES_PAIRED = 120
-PLACE_FIELD = re.compile(r"layer|step|interval|freq|period|offset|replace|every|dense|sparse|start|first|stride|skip")
-"""Names of the fields that say on which layers something stands."""
+MOST_PLACES_COMBINED = {2: 150, 3: 40}
+
+
+Place = tuple[tuple[str, str, Any], ...]
 
 
 def fit_place(
     present: Sequence[frozenset[int]],
     extents: Vector,
-    fields: Mapping[str, Vector],
-    lists: Mapping[str, Sequence[Sequence[Any]]],
-) -> tuple[tuple[str, str, Any], ...] | None:
+    candidates: Sequence[tuple[tuple[str, str, Any], list[frozenset[int]]]],
+) -> Place | None:
     """The condition on `layer` that yields exactly `present` in every observation; () for all layers, None if none."""
     if all(len(layers) == extent for layers, extent in zip(present, extents, strict=True)):
         return ()
-    single = [(text, sets) for text, sets in _places(extents, fields, lists)]
-    for place, sets in single:
+    if not any(present):
+        return None
+    conjunction = _fit_conjunction(present, candidates)
+    if conjunction is None:
+        rest = [frozenset(range(extent)) - layers for layers, extent in zip(present, extents, strict=True)]
+        opposite = _fit_conjunction(rest, candidates)
+        return None if opposite is None else (("not", "", opposite),)
+    return conjunction
+
+
+def _fit_conjunction(
+    present: Sequence[frozenset[int]], candidates: Sequence[tuple[tuple[str, str, Any], list[frozenset[int]]]]
+) -> Place | None:
+    for place, sets in candidates:
         if sets == list(present):
             return (place,)
-    useful = [each for each in single if all(wanted <= x for x, wanted in zip(each[1], present, strict=True))]
-    for (one, a), (two, b) in itertools.combinations(useful[:MOST_PLACES_PAIRED], 2):
-        if all(x & y == wanted for x, y, wanted in zip(a, b, present, strict=True)):
-            return (one, two)
+    useful = [each for each in candidates if all(wanted <= x for x, wanted in zip(each[1], present, strict=True))]
+    for size in (2, 3):
+        for combination in itertools.combinations(useful[: MOST_PLACES_COMBINED[size]], size):
+            if all(
+                frozenset.intersection(*sets) == wanted
+                for *sets, wanted in zip(*(each[1] for each in combination), present, strict=True)
+            ):
+                return tuple(place for place, _ in combination)
     return None
 
 
-def _places(
+def places(
     extents: Vector, fields: Mapping[str, Vector], lists: Mapping[str, Sequence[Sequence[Any]]]
 ) -> Iterable[tuple[tuple[str, str, Any], list[frozenset[int]]]]:
+    """Every condition of the known forms, with the layers it yields in each observation."""
+
     def sets(test: Any) -> list[frozenset[int]]:
         return [frozenset(n for n in range(extent) if test(n, at)) for at, extent in enumerate(extents)]
 

@@ -21,10 +21,10 @@ from atlas_models import (
     ZooClass,
 )
 
-OBSERVATIONS_AT_LEAST = 18
+OBSERVATIONS_AT_LEAST = 14
 OBSERVATIONS_EACH_STATE = 2
 MOST_TOGGLES_COMBINED = 4
-RANDOM_STATES = 28
+RANDOM_STATES = 24
 DERIVATION_CHECKS = 3
 
 State = Mapping[str, Any]
@@ -35,7 +35,8 @@ class Relevance:
     """Fields by what they do to the tensors. toggles: field to its two settings (the default's first).
 
     tie_toggles: toggles that only decide which tensors share bytes. derived: what the model itself puts in the place
-    of an integer that the config leaves unset.
+    of an integer that the config leaves unset. lists: lists over layers with the kinds they may hold; no kinds for
+    lists of layer numbers.
     """
 
     integers: list[str] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Relevance:
     tie_toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     harmless_toggles: list[str] = field(default_factory=list)
-    lists: list[str] = field(default_factory=list)
+    lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
 
 
@@ -93,8 +94,16 @@ class Observer:
             self._study_integer(name, base_values, base, relevance)
         for name in relevance.integers:
             self._study_unset(name, base_values, relevance)
+        numbers = {
+            name: zoo.default_of(name) / 2 or 0.5
+            for name in zoo.fields
+            if isinstance(zoo.default_of(name), float) and not IRRELEVANT_FIELD.search(name)
+        }
+        together = zoo.observe({**base_values, **numbers})
         for name in zoo.fields:
             if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name):
+                continue
+            if name in numbers and together is not None and together.shapes == base.shapes:
                 continue
             self._study_other(name, base_values, base, relevance)
         return relevance
@@ -132,18 +141,19 @@ class Observer:
         return None
 
     def _study_integer(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
-        is_known = False
+        harmless_values = 0
         for seed in range(5):
             value = Sampler(self.zoo, [name], seed).sample()[name]
-            seen = self.zoo.observe({**base_values, name: value})
-            if seen is None or value == base.attributes.get(name):
+            seen = None if value == base.attributes.get(name) else self.zoo.observe({**base_values, name: value})
+            if seen is None:
                 continue
-            is_known = True
             if seen.shapes != base.shapes:
                 relevance.integers.append(name)
+                return
+            harmless_values += 1
+            if harmless_values == 2:
                 break
-        else:
-            (relevance.harmless_integers if is_known else relevance.fixed).append(name)
+        (relevance.harmless_integers if harmless_values else relevance.fixed).append(name)
 
     def _study_unset(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> None:
         """A nullable integer that the config class leaves unset: the model derives it, or it is a toggle."""
@@ -209,18 +219,37 @@ class Observer:
     def _study_list(
         self, name: str, items: list[Any], base_values: dict[str, Any], base: Observed, relevance: Relevance
     ) -> None:
-        if name.endswith("layer_types") or all(isinstance(item, str) for item in items):
-            kinds = set(items)
-            if kinds <= {"full_attention", "sliding_attention"}:
-                kinds = {"full_attention", "sliding_attention"}
-            for shift in range(3):
-                others = [sorted(kinds)[(at + shift) % len(kinds)] for at in range(len(items))]
-                seen = self.zoo.observe({**base_values, name: others})
-                if seen is not None and seen.shapes != base.shapes:
-                    break
-            else:
+        if not items or all(isinstance(item, int) for item in items):
+            self._study_numbers(name, items, base_values, base, relevance)
+            return
+        if not all(isinstance(item, str) for item in items):
+            relevance.fixed.append(name)
+            return
+        kinds = set(items)
+        if kinds <= {"full_attention", "sliding_attention"}:
+            kinds = {"full_attention", "sliding_attention"}
+        for shift in range(3):
+            others = [sorted(kinds)[(at + shift) % len(kinds)] for at in range(len(items))]
+            seen = self.zoo.observe({**base_values, name: others})
+            if seen is not None and seen.shapes != base.shapes:
+                relevance.lists[name] = tuple(sorted(kinds))
                 return
-        relevance.lists.append(name)
+        if len(kinds) == 1 and kinds != {"full_attention"}:
+            relevance.fixed.append(name)
+
+    def _study_numbers(
+        self, name: str, items: list[Any], base_values: dict[str, Any], base: Observed, relevance: Relevance
+    ) -> None:
+        """A list of integers: layer numbers when it decides which layers are which, fixed when it does more."""
+        seen = [self.zoo.observe({**base_values, name: numbers}) for numbers in ([0], [1], [0, 1])]
+        if all(each is not None and each.shapes == base.shapes for each in seen):
+            return
+        if not items and all(each is not None for each in seen):
+            relevance.lists[name] = ()
+        else:
+            same = self.zoo.observe({**base_values, name: [1 - bool(item) for item in items]})
+            if same is None or same.shapes != base.shapes:
+                relevance.fixed.append(name)
 
     def _study_text(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
         if ACTIVATION_FIELD.search(name):
@@ -279,11 +308,23 @@ class Observer:
                 values.pop(name, None)
             else:
                 values[name] = setting
+        self._fill_lists(values, relevance)
         if broadly:
             for name in relevance.harmless_toggles:
                 if self.random.random() < 0.2:
                     values[name] = not self.zoo.default_of(name)
         return values
+
+    def _fill_lists(self, values: dict[str, Any], relevance: Relevance) -> None:
+        """Random lists over layers in most samples; in the others the config class makes its own."""
+        layers = next((values[name] for name in values if LAYERS_FIELD.search(name)), 2)
+        for name, kinds in relevance.lists.items():
+            if self.random.random() < 0.3:
+                continue
+            if kinds:
+                values[name] = [self.random.choice(kinds) for _ in range(layers)]
+            else:
+                values[name] = [layer for layer in range(layers) if self.random.random() < 0.4]
 
 
 def _states(toggles: Mapping[str, tuple[Any, Any]], draw: random.Random) -> list[State]:

@@ -3,40 +3,190 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from atlas_fit import ExpressionFitter, fit_condition, fit_place
+from atlas_fit import ExpressionFitter, Place, fit_condition, fit_place, places
 from atlas_observe import Relevance, Sighting
 
 NumberedName = tuple[str, ...]
+Rows = dict[tuple[int, ...], tuple[tuple[int, ...], str | None]]
+Part = Mapping[int, Rows]
+
 FEWEST_OBSERVATIONS = 5
 """Fewer sightings would let a coincidence pass for a law."""
 
-Rows = dict[tuple[int, ...], tuple[tuple[int, ...], str | None]]
+MOST_LITERAL_NUMBERS = 8
+"""More numbers at one place of a name are always a loop (experts), even when their count was never varied."""
 
 
 class UnfittedError(Exception):
     """No expression, place or condition of the known forms explains what was seen."""
 
 
-def fit_templates(sightings: Sequence[Sighting], relevance: Relevance) -> list[list[Any]]:
-    """Atlas rows `[pattern, dims, {loops, when, where, tied}]` that explain every sighting; UnfittedError if none."""
-    extents = _extents([sighting.observed.shapes for sighting in sightings])
-    fitters: dict[tuple[int, ...], ExpressionFitter] = {}
-    rows = []
-    for pattern, by_sighting in sorted(_patterns(sightings, extents).items()):
-        rows += _fit_pattern(pattern, by_sighting, sightings, relevance, extents, fitters)
-    return rows
+class TemplateFitter:
+    """Fits the templates of one class; a part maps sightings to the loop numbers of a pattern seen there."""
 
+    def __init__(self, sightings: Sequence[Sighting], relevance: Relevance) -> None:
+        self.sightings = sightings
+        self.relevance = relevance
+        self.extents = _extents([sighting.observed.shapes for sighting in sightings])
+        self._fitters: dict[tuple[int, ...], ExpressionFitter] = {}
 
-def _split(name: str) -> tuple[NumberedName, tuple[int, ...]]:
-    parts = name.split(".")
-    return (
-        tuple("#" if part.isdigit() else part for part in parts),
-        tuple(int(part) for part in parts if part.isdigit()),
-    )
+    def rows(self) -> list[list[Any]]:
+        """Atlas rows `[pattern, dims, {loops, when, where, tied}]` that explain every sighting, or UnfittedError."""
+        found = []
+        for pattern, part in sorted(self._patterns().items()):
+            names = _loop_names(pattern)
+            for tied_to, tied_part in _by_tie(names, part).items():
+                found += self._rows(pattern, names, tied_part, tied_to)
+        return found
+
+    def _patterns(self) -> dict[NumberedName, dict[int, Rows]]:
+        """Patterns whose remaining `#` are loops; for each sighting the loop numbers with shape and tie."""
+        found: dict[NumberedName, dict[int, Rows]] = defaultdict(lambda: defaultdict(dict))
+        for at, sighting in enumerate(self.sightings):
+            for name, shape in sighting.observed.shapes.items():
+                pattern, numbers = [], []
+                generic: tuple[str, ...] = ()
+                for part in name.split("."):
+                    is_loop = part.isdigit() and not _is_literal(self.extents[generic])
+                    pattern.append("#" if is_loop else part)
+                    if is_loop:
+                        numbers.append(int(part))
+                    generic = (*generic, "#" if part.isdigit() else part)
+                found[tuple(pattern)][at][tuple(numbers)] = (shape, sighting.observed.ties.get(name))
+        return found
+
+    def _rows(self, pattern: NumberedName, names: list[str], part: Part, tied_to: str | None) -> list[list[Any]]:
+        """One row, or several when the shape depends on the state or on the layer."""
+        text = _text(pattern, names)
+        loops, inner_counts = self._loops(pattern, names, part)
+        rows = []
+        for uniform in self._uniform(pattern, part):
+            where, domain = self._where(pattern, uniform, inner_counts) if names else ((), set(uniform))
+            for subset, dims in self._dims(pattern, uniform):
+                covered = subset | (domain - set(uniform)) if len(subset) == len(uniform) else subset
+                extra: dict[str, Any] = {"loops": loops} if loops else {}
+                condition = self._condition(text, covered)
+                extra |= {"when": condition} if condition else {}
+                extra |= {"where": [list(each) for each in where]} if where else {}
+                extra |= {"tied": tied_to} if tied_to is not None else {}
+                rows.append([text, dims, extra] if extra else [text, dims])
+        return rows
+
+    def _loops(
+        self, pattern: NumberedName, names: list[str], part: Part
+    ) -> tuple[list[tuple[str, str]], dict[int, int]]:
+        """(name, extent expression) of each loop, and for each sighting how many tensors one layer should have."""
+        chosen = tuple(sorted(part))
+        positions = [at for at, piece in enumerate(pattern) if piece == "#"]
+        loops = []
+        inner_counts = dict.fromkeys(chosen, 1)
+        for name, position in zip(names, positions, strict=True):
+            seen = self.extents[_generic(pattern, position)]
+            extent = self._fitter(chosen).fit(tuple(max(seen[at]) + 1 for at in chosen))
+            if extent is None:
+                raise UnfittedError(f"no extent for {'.'.join(pattern)}")
+            loops.append((name, extent))
+            if position != positions[0]:
+                inner_counts = {at: count * len(seen[at]) for at, count in inner_counts.items()}
+        return loops, inner_counts
+
+    def _uniform(self, pattern: NumberedName, part: Part) -> Iterator[Part]:
+        """The part as it is when all layers of a sighting have one shape, else split by a rule over layers."""
+        if all(len({shape for shape, _ in rows.values()}) == 1 for rows in part.values()):
+            yield part
+            return
+        chosen = tuple(sorted(part))
+        for _, sets in self._places(pattern, chosen):
+            inside = _restricted(part, dict(zip(chosen, sets, strict=True)), is_inside=True)
+            outside = _restricted(part, dict(zip(chosen, sets, strict=True)), is_inside=False)
+            if inside and outside and all(len({shape for shape, _ in rows.values()}) == 1 for rows in inside.values()):
+                yield inside
+                yield from self._uniform(pattern, outside)
+                return
+        raise UnfittedError(f"shapes differ between layers: {'.'.join(pattern)}")
+
+    def _where(self, pattern: NumberedName, part: Part, inner_counts: Mapping[int, int]) -> tuple[Place, set[int]]:
+        """The rule for the layers of a part, and the sightings it speaks of (those without any such layer too)."""
+        position = pattern.index("#")
+        for at, rows in part.items():
+            if len(rows) != len({numbers[0] for numbers in rows}) * inner_counts[at]:
+                raise UnfittedError(f"inner numbers differ between layers: {'.'.join(pattern)}")
+        everywhere = tuple(sorted(self.extents[_generic(pattern, position)]))
+        for domain in dict.fromkeys((everywhere, tuple(sorted(part)))):
+            present = [frozenset(numbers[0] for numbers in part.get(at, ())) for at in domain]
+            place = fit_place(present, self._layer_counts(pattern, domain), self._places(pattern, domain))
+            if place is not None:
+                return place, set(domain)
+        raise UnfittedError(f"no rule for the layers of {'.'.join(pattern)}")
+
+    def _places(
+        self, pattern: NumberedName, chosen: Sequence[int]
+    ) -> list[tuple[tuple[str, str, Any], list[frozenset[int]]]]:
+        lists = {
+            name: [self.sightings[at].observed.attributes.get(name) or () for at in chosen]
+            for name in self.relevance.lists
+        }
+        return list(places(self._layer_counts(pattern, chosen), self._fields(chosen), lists))
+
+    def _layer_counts(self, pattern: NumberedName, chosen: Sequence[int]) -> tuple[int, ...]:
+        seen = self.extents[_generic(pattern, pattern.index("#"))]
+        return tuple(max(seen[at]) + 1 for at in chosen)
+
+    def _dims(self, pattern: NumberedName, part: Part) -> list[tuple[set[int], list[str]]]:
+        """Dimension expressions; by state when they follow different ones in different states."""
+        whole = self._fit_each([sorted(part)], part, fewest=1)
+        if whole is not None:
+            return whole
+        for size in (1, 2):
+            for deciding in combinations(self.relevance.toggles, size):
+                settings: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+                for at in sorted(part):
+                    settings[tuple(self.sightings[at].state[name] for name in deciding)].append(at)
+                grouped = self._fit_each(settings.values(), part, fewest=FEWEST_OBSERVATIONS)
+                if grouped is not None:
+                    return grouped
+        raise UnfittedError(f"no shape for {'.'.join(pattern)}")
+
+    def _fit_each(
+        self, settings: Iterable[Sequence[int]], part: Part, fewest: int
+    ) -> list[tuple[set[int], list[str]]] | None:
+        grouped: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        for chosen in settings:
+            shapes = [next(iter(part[at].values()))[0] for at in chosen]
+            if len(chosen) < fewest or len({len(shape) for shape in shapes}) > 1:
+                return None
+            dims = [self._fitter(tuple(chosen)).fit(vector) for vector in zip(*shapes, strict=True)]
+            if None in dims:
+                return None
+            grouped[tuple(str(dim) for dim in dims)].update(chosen)
+        return [(subset, list(dims)) for dims, subset in grouped.items()]
+
+    def _condition(self, text: str, covered: set[int]) -> Any:
+        present = [at in covered for at in range(len(self.sightings))]
+        condition = fit_condition([sighting.state for sighting in self.sightings], present)
+        if condition is None:
+            integers = self.relevance.integers
+            condition = fit_condition([{**each.state, **each.features(integers)} for each in self.sightings], present)
+        if condition is None:
+            raise UnfittedError(f"no condition for {text}")
+        return condition
+
+    def _fitter(self, chosen: tuple[int, ...]) -> ExpressionFitter:
+        if chosen not in self._fitters:
+            self._fitters[chosen] = ExpressionFitter(self._fields(chosen))
+        return self._fitters[chosen]
+
+    def _fields(self, chosen: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        fields = {}
+        for name in self.relevance.integers:
+            values = [self.sightings[at].observed.attributes.get(name) for at in chosen]
+            if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+                fields[name] = tuple(values)
+        return fields
 
 
 def _extents(shapes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict[int, set[int]]]:
@@ -47,199 +197,50 @@ def _extents(shapes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict[
             parts = name.split(".")
             for position, part in enumerate(parts):
                 if part.isdigit():
-                    prefix = tuple("#" if each.isdigit() else each for each in parts[:position])
-                    seen[prefix][at].add(int(part))
+                    seen[tuple("#" if each.isdigit() else each for each in parts[:position])][at].add(int(part))
     return seen
 
 
 def _is_literal(numbers: Mapping[int, set[int]]) -> bool:
     """Numbers that never change (`mlp.0`, `mlp.2`) are part of the name, not a loop."""
     distinct = {frozenset(each) for each in numbers.values()}
-    if len(distinct) > 1:
-        return False
-    return len(next(iter(distinct))) <= 8
-
-
-def _patterns(
-    sightings: Sequence[Sighting], extents: Mapping[tuple[str, ...], dict[int, set[int]]]
-) -> dict[NumberedName, dict[int, Rows]]:
-    """Patterns whose remaining `#` are loops; for each sighting the loop numbers with shape and tie."""
-    found: dict[NumberedName, dict[int, Rows]] = defaultdict(lambda: defaultdict(dict))
-    for at, sighting in enumerate(sightings):
-        for name, shape in sighting.observed.shapes.items():
-            pattern, numbers = [], []
-            generic: tuple[str, ...] = ()
-            for part in name.split("."):
-                is_loop = part.isdigit() and not _is_literal(extents[generic])
-                pattern.append("#" if is_loop else part)
-                if is_loop:
-                    numbers.append(int(part))
-                generic = (*generic, "#" if part.isdigit() else part)
-            found[tuple(pattern)][at][tuple(numbers)] = (shape, sighting.observed.ties.get(name))
-    return found
+    return len(distinct) == 1 and len(next(iter(distinct))) <= MOST_LITERAL_NUMBERS
 
 
 def _generic(pattern: NumberedName, length: int) -> tuple[str, ...]:
     return tuple("#" if part.isdigit() else part for part in pattern[:length])
 
 
-def _fit_pattern(
-    pattern: NumberedName,
-    by_sighting: Mapping[int, Rows],
-    sightings: Sequence[Sighting],
-    relevance: Relevance,
-    extents: Mapping[tuple[str, ...], dict[int, set[int]]],
-    fitters: dict[tuple[int, ...], ExpressionFitter],
-) -> list[list[Any]]:
-    """One row, or several when the shape or the tie depends on the state or on the layer."""
-    text, names = _placeholders(pattern)
-    groups = _by_tie(text, names, by_sighting)
-    rows = []
-    for tied_to, part in groups.items():
-        chosen = tuple(sorted(part))
-        fitter = fitters.setdefault(chosen, ExpressionFitter(_fields(sightings, chosen, relevance)))
-        for subset, dims, loops, where in _fit_shapes(pattern, names, part, sightings, relevance, extents, fitter):
-            present = [at in subset for at in range(len(sightings))]
-            condition = fit_condition([sighting.state for sighting in sightings], present)
-            if condition is None:
-                condition = fit_condition(
-                    [{**each.state, **each.features(relevance.integers)} for each in sightings], present
-                )
-            if condition is None:
-                raise UnfittedError(f"no condition for {text}")
-            extra: dict[str, Any] = {}
-            if loops:
-                extra["loops"] = loops
-            if condition:
-                extra["when"] = condition
-            if where:
-                extra["where"] = where
-            if tied_to is not None:
-                extra["tied"] = tied_to
-            rows.append([text, dims, extra] if extra else [text, dims])
-    return rows
-
-
-def _placeholders(pattern: NumberedName) -> tuple[str, list[str]]:
+def _loop_names(pattern: NumberedName) -> list[str]:
     names: list[str] = []
-    parts = []
     for at, part in enumerate(pattern):
         if part == "#":
-            name = "expert" if pattern[at - 1] == "experts" and names else ("layer" if not names else f"number{at}")
-            names.append(name)
-            part = "{" + name + "}"
-        parts.append(part)
-    return ".".join(parts), names
+            is_expert = names and pattern[at - 1] == "experts"
+            names.append("expert" if is_expert else "layer" if not names else f"number{at}")
+    return names
 
 
-def _by_tie(text: str, names: list[str], by_sighting: Mapping[int, Rows]) -> dict[str | None, dict[int, Rows]]:
+def _text(pattern: NumberedName, names: list[str]) -> str:
+    placeholders = iter(names)
+    return ".".join("{" + next(placeholders) + "}" if part == "#" else part for part in pattern)
+
+
+def _by_tie(names: list[str], part: Part) -> dict[str | None, dict[int, Rows]]:
     groups: dict[str | None, dict[int, Rows]] = defaultdict(lambda: defaultdict(dict))
-    for at, rows in by_sighting.items():
+    for at, rows in part.items():
         for numbers, (shape, tied_to) in rows.items():
+            target = tied_to
             if tied_to is not None and names:
-                tied_to = ".".join(
-                    "{" + names[0] + "}" if part == str(numbers[0]) and part.isdigit() else part
-                    for part in tied_to.split(".")
+                target = ".".join(
+                    "{" + names[0] + "}" if piece == str(numbers[0]) else piece for piece in tied_to.split(".")
                 )
-            groups[tied_to][at][numbers] = (shape, tied_to)
+            groups[target][at][numbers] = (shape, target)
     return groups
 
 
-def _fields(sightings: Sequence[Sighting], chosen: Sequence[int], relevance: Relevance) -> dict[str, tuple[int, ...]]:
-    fields = {}
-    for name in relevance.integers:
-        values = [sightings[at].observed.attributes.get(name) for at in chosen]
-        if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-            fields[name] = tuple(values)
-    return fields
-
-
-def _fit_shapes(
-    pattern: NumberedName,
-    names: list[str],
-    part: Mapping[int, Rows],
-    sightings: Sequence[Sighting],
-    relevance: Relevance,
-    extents: Mapping[tuple[str, ...], dict[int, set[int]]],
-    fitter: ExpressionFitter,
-) -> list[tuple[set[int], list[str], list[tuple[str, str]], list[Any]]]:
-    chosen = tuple(sorted(part))
-    positions = [at for at, piece in enumerate(pattern) if piece == "#"]
-    loops = []
-    for name, position in zip(names, positions, strict=True):
-        seen = extents[_generic(pattern, position)]
-        extent = fitter.fit(tuple(max(seen[at]) + 1 for at in chosen))
-        if extent is None:
-            raise UnfittedError(f"no extent for {'.'.join(pattern)}")
-        loops.append((name, extent))
-    where = _fit_where(pattern, positions, part, sightings, relevance, extents, fitter) if names else []
-    shapes = [{shape for shape, _ in part[at].values()} for at in chosen]
-    if any(len(each) > 1 for each in shapes):
-        raise UnfittedError(f"shapes differ between layers: {'.'.join(pattern)}")
-    vectors = list(zip(*(next(iter(each)) for each in shapes), strict=True))
-    dims = [fitter.fit(vector) for vector in vectors]
-    if all(dim is not None for dim in dims):
-        return [(set(chosen), [str(dim) for dim in dims], loops, where)]
-    return _fit_by_state(pattern, part, sightings, relevance, loops, where)
-
-
-def _fit_by_state(
-    pattern: NumberedName,
-    part: Mapping[int, Rows],
-    sightings: Sequence[Sighting],
-    relevance: Relevance,
-    loops: list[tuple[str, str]],
-    where: list[Any],
-) -> list[tuple[set[int], list[str], list[tuple[str, str]], list[Any]]]:
-    """Shapes that follow different expressions in different states: the fewest toggles that separate them."""
-    for size in (1, 2):
-        for deciding in combinations(relevance.toggles, size):
-            settings: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-            for at in sorted(part):
-                settings[tuple(sightings[at].state[name] for name in deciding)].append(at)
-            grouped = _fit_each(settings.values(), part, sightings, relevance)
-            if grouped is not None:
-                return [(subset, list(dims), loops, where) for dims, subset in grouped.items()]
-    raise UnfittedError(f"no shape for {'.'.join(pattern)}")
-
-
-def _fit_each(
-    settings: Iterable[list[int]], part: Mapping[int, Rows], sightings: Sequence[Sighting], relevance: Relevance
-) -> dict[tuple[str, ...], set[int]] | None:
-    grouped: dict[tuple[str, ...], set[int]] = defaultdict(set)
-    for chosen in settings:
-        fitter = ExpressionFitter(_fields(sightings, chosen, relevance))
-        shapes = [next(iter(part[at].values()))[0] for at in chosen]
-        if len(chosen) < FEWEST_OBSERVATIONS or len({len(shape) for shape in shapes}) > 1:
-            return None
-        dims = tuple(fitter.fit(vector) for vector in zip(*shapes, strict=True))
-        if None in dims:
-            return None
-        grouped[tuple(str(dim) for dim in dims)].update(chosen)
-    return grouped
-
-
-def _fit_where(
-    pattern: NumberedName,
-    positions: list[int],
-    part: Mapping[int, Rows],
-    sightings: Sequence[Sighting],
-    relevance: Relevance,
-    extents: Mapping[tuple[str, ...], dict[int, set[int]]],
-    fitter: ExpressionFitter,
-) -> list[Any]:
-    chosen = tuple(sorted(part))
-    present = [frozenset(numbers[0] for numbers in part[at]) for at in chosen]
-    for at, layers in zip(chosen, present, strict=True):
-        inner = [len(extents[_generic(pattern, position)][at]) for position in positions[1:]]
-        wanted = len(layers)
-        for count in inner:
-            wanted *= count
-        if len(part[at]) != wanted:
-            raise UnfittedError(f"inner numbers differ between layers: {'.'.join(pattern)}")
-    seen = extents[_generic(pattern, positions[0])]
-    lists = {name: [sightings[at].observed.attributes.get(name) or () for at in chosen] for name in relevance.lists}
-    place = fit_place(present, tuple(max(seen[at]) + 1 for at in chosen), fitter.fields, lists)
-    if place is None:
-        raise UnfittedError(f"no rule for the layers of {'.'.join(pattern)}")
-    return [list(each) for each in place]
+def _restricted(part: Part, layers: Mapping[int, frozenset[int]], *, is_inside: bool) -> dict[int, Rows]:
+    restricted = {
+        at: {numbers: row for numbers, row in rows.items() if (numbers[0] in layers[at]) is is_inside}
+        for at, rows in part.items()
+    }
+    return {at: rows for at, rows in restricted.items() if rows}

@@ -25,12 +25,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from atlas_classes import PINNED, class_table, saved_buffer_rows
 from atlas_observe import Observer, Relevance, Sighting
-from atlas_templates import UnfittedError, fit_templates
+from atlas_templates import TemplateFitter, UnfittedError
 
-VERIFICATIONS = 10
+VERIFICATIONS = 8
 MOST_SECONDS = 15
+OUT_OF_TIME = f"not understood within {MOST_SECONDS} s of computing"
 MOST_MEMORY_BYTES = 8 << 30
 OUTPUT = Path(__file__).parent.parent / "src" / "apr" / "identity" / "data" / "atlas.json.gz"
+
+
+class OutOfTime(BaseException):
+    """Raised by the timer; no child of Exception, so that no attempt to build a model swallows it."""
 
 
 def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
@@ -50,8 +55,8 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         return {"class": class_name, "model_type": model_type, "absent": _refusal(zoo)}
     try:
         rows, note = _fit(observer, relevance)
-    except TimeoutError as error:
-        rows, note = _fallback_rows(observer.sightings_in({}, relevance, (2, 3), 3)), str(error)
+    except OutOfTime:
+        rows, note = _fallback_rows(observer.sightings_in({}, relevance, (2, 3), 3)), OUT_OF_TIME
     entry: dict[str, Any] = {
         "class": class_name,
         "model_type": model_type,
@@ -78,7 +83,7 @@ def _fit(observer: Observer, relevance: Relevance) -> tuple[list[Any], str | Non
     for layer_choices in ((2, 3, 4), (5, 6, 8, 9, 11)):
         sightings = observer.sightings(relevance, layer_choices)
         try:
-            return fit_templates(sightings, relevance), None
+            return TemplateFitter(sightings, relevance).rows(), None
         except UnfittedError as error:
             note = str(error)
     return _fallback_rows(sightings), note
@@ -226,7 +231,7 @@ def _safe_build(job: tuple[str, str, str]) -> dict[str, Any]:
     started = time.perf_counter()
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not understood within {MOST_SECONDS} s of computing")
+        raise OutOfTime
 
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
     signal.signal(signal.SIGPROF, stop)
@@ -235,6 +240,8 @@ def _safe_build(job: tuple[str, str, str]) -> dict[str, Any]:
         entry = build_entry(*job)
     except Exception as error:  # noqa: BLE001
         entry = {"class": job[0], "model_type": job[1], "absent": f"{type(error).__name__}: {error}"[:200]}
+    except OutOfTime:
+        entry = {"class": job[0], "model_type": job[1], "absent": OUT_OF_TIME}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     entry["seconds"] = round(time.perf_counter() - started, 1)

@@ -17,6 +17,7 @@ from typing import Any
 from apr.identity.entries import (
     MOST_TENSORS,
     Entry,
+    UndecidedError,
     condition_holds,
     entry_from_json,
     expand,
@@ -123,7 +124,10 @@ def expected_tensors(
     """
     if not entry.is_exact or uses_unexpressed_value(entry, config):
         return None
-    return symbolic_tensors(entry, config, max_tensors)
+    try:
+        return symbolic_tensors(entry, config, max_tensors)
+    except UndecidedError:
+        return None
 
 
 def symbolic_tensors(
@@ -140,6 +144,12 @@ def symbolic_tensors(
 
 
 def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
-    """Whether `config` sets a field, whose effect the templates do not express, to another value than the default."""
+    """Whether `config` gives a field a value whose effect the templates do not express.
+
+    That is another value than the default for a field the generator could not explore, and 0 for a size that it never
+    saw at 0 (no experts, no shared width): such a switch usually takes whole modules away.
+    """
     fields = resolve_fields(entry, config)
-    return any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed)
+    if any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed):
+        return True
+    return any(fields.get(size) == 0 and fields.get(size) is not False for size in entry.positive_sizes)

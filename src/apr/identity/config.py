@@ -9,10 +9,10 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
-from apr.identity.entries import Entry
+from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import match
-from apr.identity.typed_config import Draft, own_name, resolve_typed
+from apr.identity.typed_config import Draft, resolve_typed, typed_name
 from apr.identity.types import Architecture, Origin, ResolvedConfig
 
 _OF_THE_FILE = frozenset({"architectures", "model_type", "auto_map", "transformers_version", "_name_or_path"})
@@ -61,8 +61,8 @@ def _renamed(config: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     for key, value in config.items():
         if key in _OF_THE_FILE:
             continue
-        name = key if key in entry.defaults else own_name(entry, common.get(key, key))
-        renamed[name] = value
+        name = own_name(entry, key)
+        renamed[name if name in entry.defaults else own_name(entry, common.get(key, key))] = value
     return renamed
 
 
@@ -106,7 +106,7 @@ def _compare_with_typed(draft: Draft, checkpoint: Checkpoint, entry: Entry, plac
             parameters = draft.values.get("rope_parameters")
             recorded = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
         else:
-            recorded = draft.values.get(own_name(entry, key))
+            recorded = draft.values.get(typed_name(entry, key))
         if not _agree(recorded, typed):
             draft.conflicts.append(f"the metadata says {key} {typed}, {place} says {recorded}")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from apr.identity.shapes import UnevaluableError, checked_integer, evaluate
+from apr.identity.shapes import UnevaluableError, checked_integer, evaluate, fields_of
 from apr.identity.types import Architecture, ExpectedTensor, Kind
 
 MOST_TENSORS = 100_000
@@ -18,7 +18,8 @@ Condition = tuple[tuple[tuple[str, Any], ...], ...]
 """Alternatives, each a conjunction of (config field, value); the value `"set"` means any but null. Empty: always."""
 
 Place = tuple[tuple[str, str, Any], ...]
-"""Conjunction of (operator, left, right) over the loop variables: `("<", "layer", "first_k_dense_replace")`."""
+"""Conjunction of (operator, left, right) over the loop variables: `("<", "layer", "first_k_dense_replace")`; `item`
+and `holds` look the layer up in a list of the config, `not` denies a whole conjunction."""
 
 _COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
     "<": lambda left, right: left < right,
@@ -26,6 +27,10 @@ _COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
     "==": lambda left, right: left == right,
     "!=": lambda left, right: left != right,
 }
+
+
+class UndecidedError(UnevaluableError):
+    """The config leaves out a list that the config class would make by rules the atlas does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Entry:
     fixed: fields that change the tensors in a way the templates do not express; only their default is known.
     base_prefix: the name of the base model inside the class (`model`, `transformer`), empty for base models.
     rope: the rotary parameters of a config that says nothing of them, None for classes without them.
+    positive_sizes: fields in the shapes and extents that the templates know only above 0.
     """
 
     architecture: Architecture
@@ -68,10 +74,12 @@ class Entry:
     base_prefix: str
     rope: Mapping[str, Any] | None
     templates: tuple[Template, ...]
+    positive_sizes: frozenset[str]
 
 
 def entry_from_json(document: Mapping[str, Any]) -> Entry:
     """The entry as `tools/build_atlas.py` wrote it."""
+    templates = tuple(_template_from_json(row) for row in document["tensors"])
     return Entry(
         architecture=Architecture(document["class"], document["model_type"], Kind(document["kind"])),
         is_exact=document["exact"],
@@ -81,8 +89,19 @@ def entry_from_json(document: Mapping[str, Any]) -> Entry:
         fixed=tuple(document["fixed"]),
         base_prefix=document["base_prefix"],
         rope=document["rope"],
-        templates=tuple(_template_from_json(row) for row in document["tensors"]),
+        templates=templates,
+        positive_sizes=_positive_sizes(templates),
     )
+
+
+def _positive_sizes(templates: Iterable[Template]) -> frozenset[str]:
+    sizes: set[str] = set()
+    switches: set[str] = set()
+    for template in templates:
+        for expression in {*template.dims, *(extent for _, extent in template.loops)}:
+            sizes |= fields_of(expression)
+        switches |= {name.removesuffix("==0") for terms in template.when for name, _ in terms if name.endswith("==0")}
+    return frozenset(sizes - switches)
 
 
 def _template_from_json(row: list[Any]) -> Template:
@@ -93,16 +112,35 @@ def _template_from_json(row: list[Any]) -> Template:
         dims=tuple(dims),
         loops=tuple((name, extent) for name, extent in extra.get("loops", ())),
         when=tuple(tuple((field, value) for field, value in terms) for terms in extra.get("when", ())),
-        where=tuple((operator, left, right) for operator, left, right in extra.get("where", ())),
+        where=_place_from_json(extra.get("where", ())),
         tied_to=extra.get("tied"),
         is_optional=extra.get("optional", False),
         is_loose=extra.get("loose", False),
     )
 
 
+def _place_from_json(rows: Iterable[Any]) -> Place:
+    return tuple(
+        (operator, left, _place_from_json(right) if operator == "not" else right) for operator, left, right in rows
+    )
+
+
 def is_unset(value: object) -> bool:
     """None, and the word that some config classes use for it."""
     return value is None or value == "auto"
+
+
+def own_name(entry: Entry, name: str) -> str:
+    """The field of the config class that `name` stands for: `hidden_size` is GPT-2's `n_embd`.
+
+    Some classes list a field under the alias (`num_experts`) and save it under the target (`num_local_experts`).
+    """
+    if name in entry.defaults:
+        return name
+    target = entry.aliases.get(name, name)
+    if target in entry.defaults:
+        return target
+    return next((alias for alias, own in entry.aliases.items() if own == target and alias in entry.defaults), name)
 
 
 def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,9 +151,7 @@ def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(entry.defaults)
     for key, value in _flattened(config):
-        field = entry.aliases.get(key, key)
-        if field in fields or field not in entry.aliases.values():
-            fields[field] = value
+        fields[own_name(entry, key)] = value
     for field, expression in entry.derived:
         if is_unset(fields.get(field)):
             fields[field] = evaluate(expression, fields)
@@ -191,8 +227,12 @@ def place_holds(place: Place, scope: Mapping[str, Any]) -> bool:
 def _comparison_holds(operator: str, left: str, right: Any, scope: Mapping[str, Any]) -> bool:
     if operator in _COMPARISONS:
         return _COMPARISONS[operator](evaluate(left, scope), evaluate(str(right), scope))
+    if operator == "not":
+        return not place_holds(right, scope)
     items = scope.get(left)
     layer = scope["layer"]
+    if is_unset(items):
+        raise UndecidedError("a config list that the config class makes by itself is absent", where=left)
     if not isinstance(items, list | tuple):
         raise UnevaluableError("a config field is not a list", where=f"config field {left}", found=repr(items)[:80])
     if operator in ("holds", "lacks"):

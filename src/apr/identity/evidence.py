@@ -112,6 +112,9 @@ def _reasons(names: FileNames, fitting: Sequence[Account], runner_up: Account | 
     if fitting:
         types = list(dict.fromkeys(account.entry.architecture.model_type for account in fitting))
         reasons.append(f"all {len(names.shapes)} tensors are explained by {_listed(types)}")
+        by_name = sorted({account.entry.architecture.model_type for account in fitting if not account.entry.is_exact})
+        if by_name:
+            reasons.append(f"{_listed(by_name)}: by names alone, the atlas does not hold their shapes exactly")
     else:
         reasons.append(f"no known architecture explains all {len(names.shapes)} tensors")
         reasons += describe_wrapping(names)

@@ -226,8 +226,10 @@ _OPPOSITES = {"<": ">=", ">=": "<", "==": "!=", "!=": "==", "item": "not item", 
 _OPPOSITES |= {"holds": "lacks", "lacks": "holds"}
 
 
-def _opposite(place: Place) -> Place | None:
+def _opposite(place: Place) -> Place:
     if len(place) != 1:
-        return None
+        return (("not", "", place),)
     operator, left, right = place[0]
+    if operator == "not":
+        return tuple(right)
     return ((_OPPOSITES[operator], left, right),)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apr.formats.base import Checkpoint
-from apr.identity.entries import Entry
+from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import Account, match
 from apr.identity.shapes import checked_integer
@@ -44,15 +44,12 @@ class Draft:
         self.origins[name] = origin
 
 
-def own_name(entry: Entry, name: str) -> str:
-    """The class's own spelling of a common field name: `hidden_size` is `n_embd` for GPT-2."""
-    if name in entry.defaults:
-        return name
-    if name in entry.aliases:
-        return entry.aliases[name]
-    if name == "rms_norm_eps":
-        return next((own for own in entry.defaults if EPSILON_FIELD.search(own)), name)
-    return name
+def typed_name(entry: Entry, name: str) -> str:
+    """The class's own field for a typed key; upstream's `rms_norm_eps` stands for the norm epsilon of any class."""
+    own = own_name(entry, name)
+    if name == "rms_norm_eps" and own not in entry.defaults:
+        return next((field for field in entry.defaults if EPSILON_FIELD.search(field)), name)
+    return own
 
 
 def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
@@ -64,7 +61,7 @@ def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
     switches) takes the class default.
     """
     draft = Draft()
-    typed = {own_name(entry, key): value for key, value in checkpoint.typed.items()}
+    typed = {typed_name(entry, key): value for key, value in checkpoint.typed.items()}
     for name, value in typed.items():
         if isinstance(entry.defaults.get(name), int) and not isinstance(entry.defaults.get(name), bool):
             checked_integer(name, value)
