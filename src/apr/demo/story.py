@@ -195,9 +195,10 @@ def mislabel(story: Story) -> None:
 
 
 def be_refused(story: Story) -> None:
-    """Act 4: `apr pretrain --init` on it, as a user runs it."""
+    """Act 4: `apr pretrain --init` on it, as a user runs it; nothing but the label stands in its way."""
     arguments = ["pretrain", "--init", MISLABELLED, "--dataset", TOKENS, "--tokenizer", TOKENIZER]
-    arguments += ["--run-dir", RESUMED_RUN]
+    arguments += ["--run-dir", RESUMED_RUN, "--num-steps", str(story.size.resumed_steps)]
+    arguments += ["--seq-length", str(story.size.sequence_length), "--force-under-provisioned"]
     before = sorted(path.name for path in story.directory.iterdir())
     with story.act("refusal", "4  apr pretrain --init on the copy"):
         story.refusal = run_apr(arguments, story.directory)
