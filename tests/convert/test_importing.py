@@ -199,6 +199,13 @@ def test_an_interrupted_import_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_without_a_place_in_an_apr_are_named(models: dict[str, Path], tmp_path: Path) -> None:
+    source = copied(models["qwen2"], tmp_path / "with-card")
+    (source / "README.md").write_text("a model card")
+    assert any("README.md" in note for note in import_checkpoint(source).notes)
+    assert import_checkpoint(models["qwen2"], tmp_path / "x.apr").notes == ()
+
+
 def test_default_output_is_the_stem_beside_the_source(tmp_path: Path) -> None:
     (tmp_path / "Qwen2.5-0.5B").mkdir()
     assert default_output(tmp_path / "Qwen2.5-0.5B") == tmp_path / "Qwen2.5-0.5B.apr"

@@ -94,7 +94,17 @@ def test_nothing_to_stamp_is_a_usage_error_that_lists_the_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["license", "hf_architecture", "tokenizer", "hf_config", "apr_recorded", "tokenizer.vocabulary"]
+    "key",
+    [
+        "license",
+        "hf_architecture",
+        "architectures",
+        "model_type",
+        "tokenizer",
+        "hf_config",
+        "apr_recorded",
+        "tokenizer.vocabulary",
+    ],
 )
 def test_a_setting_cannot_go_around_the_flag_that_checks_it(key: str) -> None:
     with pytest.raises(UsageError, match="cannot be set") as caught:

@@ -110,7 +110,7 @@ def test_a_stamped_file_whose_tensors_differ_is_never_published(
         return found
 
     monkeypatch.setattr(proof, "_stored", one_digest_differs_when_read_back)
-    with pytest.raises(DamagedFileError, match="not written as they are") as caught:
+    with pytest.raises(RefusedError, match="not written as they are") as caught:
         stamp(lie, destination)
     assert caught.value.invariant == "INV-STAMP-BYTES-001"
     assert files_below(lie.path.parent) == before
@@ -265,7 +265,8 @@ def test_where_the_result_goes_must_be_said_once_and_elsewhere(make_lie: Callabl
             stamp_file(lie.path, QWEN2, **options)
         assert text in str(caught.value)
     directory = make_lie("hf").path
-    with pytest.raises(UsageError, match="the output is the input"):
-        stamp_file(directory, QWEN2, directory / "inside")
+    for inside_or_around in (directory / "inside", directory.parent):
+        with pytest.raises(UsageError, match="the output is the input"):
+            stamp_file(directory, QWEN2, inside_or_around, force=True)
     with pytest.raises(NotFoundError, match="directory of the output"):
         stamp_file(lie.path, QWEN2, tmp_path / "nowhere" / "x.apr")

@@ -223,6 +223,16 @@ def test_an_architecture_slug_alone_says_nothing_in_a_directory(make_lie: Callab
     assert "--hf-architecture" in str(caught.value.found)
 
 
+def test_an_architecture_slug_beside_the_others_is_checked_in_a_directory_too(make_lie: Callable[[str], Lie]) -> None:
+    lie = make_lie("hf")
+    with pytest.raises(RefusedError) as caught:
+        stamp(lie, "output", replace(QWEN2, architecture="gpt2"))
+    assert caught.value.invariant == "INV-STAMP-AGREE-001"
+    assert "--architecture = 'gpt2'" in str(caught.value.found)
+    result = stamp_file(lie.path, QWEN2, lie.output())
+    assert any("--architecture was checked and not written" in note for note in result.notes)
+
+
 def test_upstreams_free_text_family_follows_the_stamps(make_lie: Callable[[str], Lie]) -> None:
     lie = make_lie("apr")
     with open_checkpoint(lie.path) as before:

@@ -128,3 +128,18 @@ def test_no_tokenizer_there_and_no_place_for_one_are_errors(make_lie: Callable[[
     alone = make_lie("safetensors")
     with pytest.raises(UsageError, match="--tokenizer cannot be stamped"):
         stamp_file(alone.path, with_tokenizer(save_tokenizer(tmp_path / "t")), alone.output())
+
+
+def test_a_large_tokenizer_survives_the_stamps_that_follow(make_lie: Callable[[str], Lie], tmp_path: Path) -> None:
+    directory = tmp_path / "large"
+    directory.mkdir()
+    (directory / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}) + " " * (5 << 20))
+    (directory / "merges.txt").write_text("#version: 0.2\na b\n")
+    (directory / "tokenizer.model").write_bytes(bytes(range(256)))
+    lie = make_lie("apr-typed-only")
+    output = stamp_file(lie.path, with_tokenizer(directory), lie.output()).output
+    stamp_file(output, StampChanges(license="MIT"), in_place=True)
+    with open_checkpoint(output) as checkpoint:
+        assert checkpoint.tokenizer_files() == {file.name: file.read_bytes() for file in directory.iterdir()}
+        assert not any(name.startswith("__apr__") for name in checkpoint.tensors)
+        assert header_flags(checkpoint) & Flags.HAS_VOCAB

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from apr.convert.proof import StoredTensor
-from apr.errors import DamagedFileError, RefusedError
+from apr.errors import RefusedError
 from apr.formats.base import Checkpoint
+from apr.formats.json_text import with_tagged_floats
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
 from apr.identity.claim import read_claim
@@ -109,7 +110,7 @@ def digest_of(stored: Mapping[str, StoredTensor], examination: Examination) -> s
 
 
 def check_same_model(source: Checkpoint, written: Checkpoint, config: Mapping[str, Any] | None) -> None:
-    """Raise DamagedFileError unless `written` carries the identity, config, generation config and tokenizer wanted.
+    """Raise RefusedError unless `written` carries the identity, config, generation config and tokenizer wanted.
 
     config: what the written checkpoint is to record, None when nothing is known.
     """
@@ -123,12 +124,17 @@ def check_same_model(source: Checkpoint, written: Checkpoint, config: Mapping[st
         ("training record", source.recorded.training, written.recorded.training),
         ("probe", source.recorded.probe, written.recorded.probe),
     ):
-        if wanted != found and not (not wanted and not found):
+        if _plain(wanted) != _plain(found) and (wanted or found):
             raise _lost(GENERATION_ID, what, wanted, found)
 
 
-def _lost(invariant: str, what: str, wanted: object, found: object) -> DamagedFileError:
-    return DamagedFileError(
+def _plain(value: object) -> object:
+    """Comparable: NaN, which equals nothing, in its tagged form."""
+    return with_tagged_floats(value) if isinstance(value, Mapping) else value
+
+
+def _lost(invariant: str, what: str, wanted: object, found: object) -> RefusedError:
+    return RefusedError(
         f"the {what} did not survive the conversion; the result was not put in place",
         expected=f"{wanted!s:.400}",
         found=f"{found!s:.400}",

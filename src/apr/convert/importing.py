@@ -19,9 +19,12 @@ from apr.formats.apr2.tokenizer import TENSOR_PREFIX, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint, Format, Stamp, StampKey
 from apr.formats.config_stamps import config_stamps
+from apr.formats.hf.read import CONFIG_FILE_NAME, GENERATION_CONFIG_FILE_NAME
+from apr.formats.hf.weights import INDEX_FILE_NAME
 from apr.formats.json_text import read_object, without_tagged_floats
-from apr.formats.recorded import RECORDED_METADATA_KEY, Recorded
+from apr.formats.recorded import RECORDED_FILE_NAME, RECORDED_METADATA_KEY, Recorded
 from apr.formats.registry import open_checkpoint
+from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
 from apr.stamping.changes import PROVENANCE_FIELDS
@@ -35,6 +38,10 @@ ORIGINAL_FORMATS: Mapping[Format, str] = MappingProxyType(
     {Format.HF_DIRECTORY: "safetensors", Format.SAFETENSORS: "safetensors"}
 )
 """Upstream's `original_format` for each source format."""
+
+CARRIED_FILE_NAMES = frozenset(
+    {CONFIG_FILE_NAME, GENERATION_CONFIG_FILE_NAME, INDEX_FILE_NAME, RECORDED_FILE_NAME, *TOKENIZER_FILE_NAMES}
+)
 
 METADATA_STAMPS = (StampKey.APR_ARCHITECTURE, StampKey.APR_HF_ARCHITECTURE, StampKey.APR_HF_MODEL_TYPE)
 
@@ -196,6 +203,14 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     beside = checkpoint.path.parent / "config.json"
     if checkpoint.config is None and checkpoint.format is Format.SAFETENSORS and beside.is_file():
         notes.append(f"{beside} was not read, since nothing ties it to this file; name it with --config {beside}")
+    if checkpoint.format is Format.HF_DIRECTORY:
+        left = sorted(path.name for path in checkpoint.path.iterdir() if not _is_carried(path.name))
+        if left:
+            notes.append(f"files that an .apr has no place for were not carried: {', '.join(left)}")
     if not checkpoint.stamps:
         notes.append("the source does not say what it is, and no identity was invented")
     return tuple(notes)
+
+
+def _is_carried(name: str) -> bool:
+    return name in CARRIED_FILE_NAMES or name.endswith(".safetensors") or name.startswith(".")

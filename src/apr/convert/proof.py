@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apr.convert.metering import UNMETERED, Meter
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, RefusedError
 from apr.formats.base import Checkpoint, IntegrityProblem, TensorEntry
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
@@ -42,7 +42,8 @@ def check_written(
 ) -> Checkpoint:
     """The checkpoint at `path`, open, after every byte was read again and holds exactly the `expected` tensors.
 
-    The caller closes it. Raises DamagedFileError with `invariant` naming each tensor that differs.
+    The caller closes it. Raises RefusedError with `invariant` naming a tensor that differs (all of them in `facts`),
+    DamagedFileError when a checksum of the written file does not hold.
     """
     checkpoint = open_checkpoint(path)
     try:
@@ -51,7 +52,7 @@ def check_written(
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if differing:
             name = differing[0]
-            raise DamagedFileError(
+            raise RefusedError(
                 f"{len(differing)} tensors were not written as they are; the result was not put in place",
                 where=f"tensor {name}",
                 expected=str(expected.get(name, "no such tensor")),

@@ -16,13 +16,13 @@ from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 def check_output(source: Path, output: Path, *, force: bool) -> None:
     """Raise before any work is done when `output` cannot be published.
 
-    UsageError when it is the source itself or lies inside it, RefusedError when it exists and `force` is off or it is
+    UsageError when it is the source itself, lies inside it or holds it, RefusedError when it exists and `force` is off or it is
     a directory that is no checkpoint, NotFoundError when its parent does not exist.
     """
     real_source, real_output = source.resolve(), output.resolve()
-    if real_output == real_source or real_source in real_output.parents:
+    if real_output == real_source or real_source in real_output.parents or real_output in real_source.parents:
         raise UsageError(
-            "the output is the input",
+            "the output is the input, or one holds the other",
             where=str(output),
             expected="another path",
             found=str(source),

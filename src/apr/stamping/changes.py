@@ -20,6 +20,15 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Field of StampChanges to the flag of `apr stamp` that sets it."""
 
+INSTEAD_OF_SET: Mapping[str, str] = MappingProxyType(
+    {
+        **OPTIONS,
+        "architectures": "--hf-architecture",
+        "model_type": "--hf-model-type",
+    }
+)
+"""Keys that say who the model is or may be used by: each has a flag of its own, which checks it."""
+
 OWNED_KEY_PREFIXES = ("apr_recorded", "hf_config", "hf_generation_config", "hf_tokenizer_files", "tokenizer.")
 """Metadata keys (or beginnings of keys) that other flags or `apr` itself look after; `--set` may not touch them."""
 
@@ -132,8 +141,8 @@ def _refuse_constant(name: str) -> Any:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in settings:
-        if key in OPTIONS:
-            remedy = f"use {OPTIONS[key]}"
+        if key in INSTEAD_OF_SET:
+            remedy = f"use {INSTEAD_OF_SET[key]}"
         elif key.startswith(OWNED_KEY_PREFIXES):
             remedy = f"use {OPTIONS['tokenizer']} DIR for the tokenizer; the records of apr are not edited by hand"
         else:

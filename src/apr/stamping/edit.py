@@ -42,7 +42,8 @@ class Edit:
     """before: as it stands on disk. after: the facts as they will stand; its tensors are still those of `before`.
 
     tokenizer_files: the files to record, None to keep what is recorded. notes: what the user should know. meter: told
-    of the bytes as they are written.
+    of the bytes as they are written. asked: stamps the user named that the format has no key for; they are checked
+    with the others.
     """
 
     before: Checkpoint
@@ -51,6 +52,7 @@ class Edit:
     tokenizer_files: Mapping[str, bytes] | None = None
     notes: tuple[str, ...] = ()
     meter: Meter = UNMETERED
+    asked: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

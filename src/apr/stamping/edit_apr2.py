@@ -127,7 +127,7 @@ def _family_label(metadata: Mapping[str, Any], changes: StampChanges) -> dict[st
     """Upstream's free-text key `model_type`, where it names a known family that the new stamps contradict."""
     family = changes.architecture or changes.hf_model_type
     label = metadata.get("model_type")
-    if family is None or not isinstance(label, str) or "model_type" in changes.settings:
+    if family is None or not isinstance(label, str):
         return {}
     named = {architecture.model_type for architecture in read_stamp(label)}
     return {"model_type": family} if named and family not in named else {}

@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.errors import DamagedFileError
-from apr.formats.base import Checkpoint
+from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.config_stamps import config_stamps
 from apr.formats.hf.read import CONFIG_FILE_NAME
 from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
-from apr.stamping.changes import StampChanges
+from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.edit import (
     Edit,
     Editor,
@@ -61,7 +61,12 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
     )
     kept = tuple(change for change in found if change is not None)
-    return Edit(checkpoint, after, kept, tokenizer_files, removal_notes(CONFIG_FILE_NAME, untrue))
+    notes = removal_notes(CONFIG_FILE_NAME, untrue)
+    asked: tuple[Stamp, ...] = ()
+    if changes.architecture is not None:
+        asked = (Stamp(StampKey.APR_ARCHITECTURE, changes.architecture, OPTIONS["architecture"]),)
+        notes += (f"{OPTIONS['architecture']} was checked and not written: {CONFIG_FILE_NAME} has no such key",)
+    return Edit(checkpoint, after, kept, tokenizer_files, notes, asked=asked)
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:

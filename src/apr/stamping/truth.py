@@ -7,7 +7,7 @@ INV-STAMP-TRUTH-001 can, with a reason that stays in the file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apr.errors import AprError, RefusedError
 from apr.formats.base import Stamp
@@ -42,7 +42,7 @@ def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reas
     values that the tensors contradict, and a claim that the tensors contradict or cannot confirm, unless
     `force_reason` says why it is to be written.
     """
-    verdict = give_verdict(edit.after)
+    verdict = give_verdict(replace(edit.after, stamps=(*edit.after.stamps, *edit.asked)))
     disagreements = tuple(_disagreement_findings(verdict, changes, recipe))
     if disagreements:
         raise _refused("the stamps would contradict each other", AGREE_ID, edit, disagreements)
