@@ -225,7 +225,7 @@ def _answer(out: Out, result: RunResult) -> None:
     out.pairs(
         [
             ("run", result.run_directory),
-            ("started from", result.initial_digest),
+            ("weights at step 0", result.initial_digest),
             ("loss at step 0", f"{result.step0.val_loss:.4f}"),
             ("validation loss", None if final is None else f"{final:.4f}"),
             ("steps", f"{len(result.steps)} in {human_duration(wall_ms / 1000)}"),

@@ -19,6 +19,7 @@ from apr.formats.recorded import TrainingRecord
 from apr.gates.facts import Fresh, Step0
 from apr.gates.finding import Finding, Status
 from apr.gates.road import check_step0, refuse_unless_accepted
+from apr.loading.probe import loss_tolerance
 from apr.training.checkpoints import CheckpointContents, SavedCheckpoint, save_checkpoint
 from apr.training.devices import utilisation_meter
 from apr.training.evaluation import EvaluationStoppedError, evaluate
@@ -34,9 +35,6 @@ from apr.training.run_directory import RunDirectory
 from apr.training.step import StepContext, train_step
 from apr.training.token_loss import TokenLoss
 from apr.training.versions import library_versions
-
-# Allowed between the recorded loss and the one at step 0 on the same validation set, relative.
-STEP0_TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3}
 
 
 def pretrain(
@@ -109,6 +107,8 @@ class _Run:
             prepared.examination = examination
             refuse_unless_accepted(examination)
         self.observer.evaluated(step0)
+        rows = prepared.vocabulary_rows
+        self.observer.note(f"a uniform guess scores ln({rows:,}) = {math.log(rows):.4f}")
         return step0
 
     def train(self, step0: EvaluationMetrics) -> RunResult:
@@ -304,9 +304,8 @@ class _Run:
         examination = self.prepared.examination
         checkpoint = examination.facts.checkpoint if examination is not None else None
         training = checkpoint.recorded.training if checkpoint is not None else None
-        dtypes = {str(self.prepared.model.dtype).removeprefix("torch.")}
-        dtypes |= {training.dtype} if training is not None and training.dtype is not None else set()
-        return max(STEP0_TOLERANCES.get(dtype, STEP0_TOLERANCES["bfloat16"]) for dtype in dtypes)
+        resident = str(self.prepared.model.dtype).removeprefix("torch.")
+        return loss_tolerance(resident, training.dtype if training is not None else None)
 
     def _untrained(self, step0: EvaluationMetrics) -> Finding:
         """The control of a run from scratch: an untrained model is near a uniform guess, or something is wrong."""
