@@ -12,7 +12,8 @@ from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.claim import read_claim
 from apr.identity.folding import fold_names
-from apr.identity.matching import Account, FileNames, file_names, match
+from apr.identity.matching import Account, match
+from apr.identity.names import FileNames, file_names
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
 
@@ -25,7 +26,7 @@ CANONICAL = (
 )
 """Model types that a group of name twins is named after, best known first."""
 
-_CLOSEST_TRIED = 8
+_CLOSEST_TRIED = 3
 _GROUPS_SHOWN = 4
 
 

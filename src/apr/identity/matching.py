@@ -8,42 +8,15 @@ from itertools import product
 from typing import Any
 
 from apr.errors import AprError
-from apr.identity.entries import Entry, Place, Template, place_holds
+from apr.identity.entries import MOST_TENSORS, Entry, Place, Template, place_holds
 from apr.identity.folding import fold_names
+from apr.identity.names import FileNames, Numbers, find_group, make_group
 from apr.identity.settings import SeenTemplate, choose_settings, may_be_absent
 from apr.identity.shapes import evaluate
 from apr.identity.solving import Solution, solve
 from apr.identity.types import Candidate
 
-Shapes = Mapping[str, tuple[int, ...]]
 _CONFLICTS_SHOWN = 6
-
-
-@dataclass(frozen=True, slots=True)
-class FileNames:
-    """A file's tensors, grouped by their name with every number written `#`.
-
-    shapes: tensors that hold bytes. placeholders: names stored with zero bytes. groups: digit pattern to rows of
-    (numbers, name).
-    """
-
-    shapes: Shapes
-    placeholders: frozenset[str]
-    groups: Mapping[str, Sequence[tuple[tuple[int, ...], str]]]
-
-
-def file_names(shapes: Shapes, placeholders: frozenset[str] = frozenset()) -> FileNames:
-    """`shapes` grouped for matching; computed once for all entries."""
-    groups: dict[str, list[tuple[tuple[int, ...], str]]] = {}
-    for name in shapes:
-        parts = name.split(".")
-        numbers = tuple(int(part) for part in parts if _is_number(part))
-        groups.setdefault(".".join("#" if _is_number(part) else part for part in parts), []).append((numbers, name))
-    return FileNames(shapes, placeholders, groups)
-
-
-def _is_number(part: str) -> bool:
-    return part.isascii() and part.isdigit() and len(part) < 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +54,10 @@ class Account:
         )
 
 
+def _folded(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name, _ in fold_names(names))
+
+
 def match(
     entry: Entry,
     names: FileNames,
@@ -93,57 +70,67 @@ def match(
     architecture leaves nothing over whatever its flags are. known: fields taken for granted (own names of the class).
     recorded: fields of a recorded config, whose flags are preferred where the tensors leave a choice.
     """
-    seen = [_seen(template, names) for template in entry.templates]
+    seen = [SeenTemplate(template, find_group(template.pattern, names)) for template in entry.templates]
     settings, chosen = choose_settings(entry, seen, recorded or {})
+    chosen = _parted(chosen, names)
     solution = solve(_equations(chosen, names), known)
     fields = {**settings, **solution.values}
     unfilled = [name for each in chosen for name in _unfilled(each, fields, chosen)]
-    used = {name for each in chosen for name in each.rows.values()}
-    unused = [name for name in names.shapes if name not in used]
     conflicts = [*_rank_conflicts(chosen, names), *solution.conflicts, *_unequal(settings, solution)]
     return Account(
         entry=entry,
         unfilled=tuple(unfilled),
-        unused=tuple(unused),
+        unused=tuple(_unused(chosen, names)),
         shape_conflicts=tuple(conflicts[:_CONFLICTS_SHOWN]),
         dimensions=dict(sorted(solution.values.items())),
         settings=settings,
     )
 
 
-def _seen(template: Template, names: FileNames) -> SeenTemplate:
-    rows = dict(_rows(template, names))
-    fits_rank = (
-        template.is_loose
-        or template.is_optional
-        or all(len(names.shapes[name]) == len(template.dims) for name in rows.values())
-    )
-    return SeenTemplate(template, rows, fits_rank)
+def _unused(chosen: Sequence[SeenTemplate], names: FileNames) -> Iterator[str]:
+    """File tensors that no chosen template bears the name of."""
+    used = {id(each.group) for each in chosen if each.group is not None}
+    parts = [each.group for each in chosen if each.group is not None]
+    by_name: set[str] | None = None
+    for group in names.groups.values():
+        if id(group) in used:
+            continue
+        if by_name is None:
+            by_name = {name for part in parts for name in part.rows.values()}
+        yield from (name for name in group.rows.values() if name not in by_name)
 
 
-def _folded(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name, _ in fold_names(names))
+def _parted(chosen: Sequence[SeenTemplate], names: FileNames) -> list[SeenTemplate]:
+    """Templates of one pattern that share it layer by layer, each with the layers whose shape has its rank.
 
-
-def _rows(template: Template, names: FileNames) -> Iterator[tuple[tuple[int, ...], str]]:
-    if template.is_loose:
-        yield from names.groups.get(template.pattern, ())
-        return
-    pieces = [piece for piece in template.pattern.split(".") if piece.isdigit() or piece.startswith("{")]
-    generic = ".".join(
-        "#" if piece.isdigit() or piece.startswith("{") else piece for piece in template.pattern.split(".")
-    )
-    for numbers, name in names.groups.get(generic, ()):
-        if all(piece.startswith("{") or int(piece) == number for piece, number in zip(pieces, numbers, strict=True)):
-            yield tuple(n for piece, n in zip(pieces, numbers, strict=True) if piece.startswith("{")), name
+    Where rules tell the layers apart by fields that are not known yet, tensors of one name stay together.
+    """
+    patterns: dict[str, list[SeenTemplate]] = {}
+    for each in chosen:
+        patterns.setdefault(each.template.pattern, []).append(each)
+    parted = []
+    for each in chosen:
+        siblings = patterns[each.template.pattern]
+        if len(siblings) == 1 or each.group is None:
+            parted.append(each)
+            continue
+        rank = len(each.template.dims)
+        rows = {numbers: name for numbers, name in each.group.rows.items() if len(names.shapes[name]) == rank}
+        parted.append(SeenTemplate(each.template, make_group(rows, names.shapes) if rows else None))
+    return parted
 
 
 def _rank_conflicts(chosen: Sequence[SeenTemplate], names: FileNames) -> Iterator[str]:
     for each in chosen:
-        for name in () if each.fits_rank else each.rows.values():
-            if len(names.shapes[name]) != len(each.template.dims):
-                yield f"{name}: {list(names.shapes[name])} where [{', '.join(each.template.dims)}] is expected"
-                break
+        template, group = each.template, each.group
+        if group is None or template.is_optional or template.is_loose:
+            continue
+        rank = len(template.dims)
+        if group.shape is not None and len(group.shape) == rank:
+            continue
+        wrong = next((name for name in group.rows.values() if len(names.shapes[name]) != rank), None)
+        if wrong is not None:
+            yield f"{wrong}: {list(names.shapes[wrong])} where [{', '.join(template.dims)}] is expected"
 
 
 def _unequal(settings: Mapping[str, Any], solution: Solution) -> Iterator[str]:
@@ -157,55 +144,60 @@ def _unequal(settings: Mapping[str, Any], solution: Solution) -> Iterator[str]:
 
 
 def _equations(chosen: Sequence[SeenTemplate], names: FileNames) -> dict[str, dict[int, str]]:
+    """`expression -> {number: an example tensor}` from dimensions and from how far the loops reach."""
     equations: dict[str, dict[int, str]] = {}
+    ends: dict[str, tuple[int, str]] = {}
     for each in chosen:
-        if not each.rows or each.template.is_optional or each.template.is_loose:
+        template, group = each.template, each.group
+        if group is None or template.is_optional or template.is_loose:
             continue
-        for at, (_, extent) in enumerate(each.template.loops):
-            if not each.template.where:
-                count = max(numbers[at] for numbers in each.rows) + 1
-                equations.setdefault(extent, {}).setdefault(count, next(iter(each.rows.values())))
-        for name in each.rows.values():
-            shape = names.shapes[name]
-            if len(shape) == len(each.template.dims):
-                for dim, size in zip(each.template.dims, shape, strict=True):
+        example = next(iter(group.rows.values()))
+        if not template.where:
+            for (_, extent), end in zip(template.loops, group.ends, strict=True):
+                ends[extent] = max(ends.get(extent, (0, "")), (end, example))
+        rows = [(example, group.shape)] if group.shape is not None else _shaped(group.rows.values(), names)
+        for name, shape in rows:
+            if len(shape) == len(template.dims):
+                for dim, size in zip(template.dims, shape, strict=True):
                     equations.setdefault(dim, {}).setdefault(size, name)
-    extents = {extent for each in chosen for _, extent in each.template.loops}
-    for extent in extents & set(equations):
-        largest = max(equations[extent])
-        equations[extent] = {largest: equations[extent][largest]}
+    equations |= {extent: {end: example} for extent, (end, example) in ends.items()}
     return equations
 
 
+def _shaped(rows: Any, names: FileNames) -> Iterator[tuple[str, tuple[int, ...]]]:
+    return ((name, names.shapes[name]) for name in rows)
+
+
 def _unfilled(each: SeenTemplate, fields: Mapping[str, Any], chosen: Sequence[SeenTemplate]) -> Iterator[str]:
-    """Tensors of a template that the file lacks; the absent ones of a template seen nowhere count once a loop."""
+    """Tensors of a template that the file lacks; one pattern stands for all where its extent is not known."""
     template = each.template
     if may_be_absent(template):
         return
-    wanted = None if template.is_loose else _wanted_numbers(template, fields, chosen)
-    if wanted is None:
-        if not each.rows:
+    extents = None if template.is_loose else _extents(template, fields)
+    if extents is None:
+        if each.group is None:
             yield template.pattern
         return
+    if each.group is not None and not template.where and each.group.ends == extents and each.group.is_full:
+        return
+    rows = each.group.rows if each.group is not None else {}
+    layers = _layers(template, fields, extents[0], chosen) if template.where else None
     loop_names = [name for name, _ in template.loops]
-    for numbers in wanted:
-        if numbers not in each.rows:
+    for numbers in product(*(range(extent) for extent in extents)):
+        if numbers not in rows and (layers is None or numbers[0] in layers):
             yield template.pattern.format(**dict(zip(loop_names, numbers, strict=True)))
 
 
-def _wanted_numbers(
-    template: Template, fields: Mapping[str, Any], chosen: Sequence[SeenTemplate]
-) -> list[tuple[int, ...]] | None:
+def _extents(template: Template, fields: Mapping[str, Any]) -> Numbers | None:
+    """How far each loop reaches; None where a field is not known, or the product is beyond any model."""
     try:
-        extents = [evaluate(extent, fields) for _, extent in template.loops]
+        extents = tuple(evaluate(extent, fields) for _, extent in template.loops)
     except AprError:
         return None
-    layers: set[int] | None = None
-    if template.where:
-        layers = _layers(template, fields, extents[0], chosen)
-    return [
-        numbers for numbers in product(*(range(extent) for extent in extents)) if layers is None or numbers[0] in layers
-    ]
+    count = 1
+    for extent in extents:
+        count *= max(extent, 0)
+    return extents if count <= MOST_TENSORS else None
 
 
 def _layers(template: Template, fields: Mapping[str, Any], count: int, chosen: Sequence[SeenTemplate]) -> set[int]:
@@ -213,13 +205,16 @@ def _layers(template: Template, fields: Mapping[str, Any], count: int, chosen: S
     try:
         return {layer for layer in range(count) if place_holds(template.where, {**fields, "layer": layer})}
     except AprError:
-        siblings = [each for each in chosen if each.template.where == template.where]
-        found = {numbers[0] for each in siblings for numbers in each.rows}
+        found = _seen_layers(chosen, template.where)
         opposite = _opposite(template.where)
-        others = [each for each in chosen if each.template.where == opposite]
-        if others:
-            found |= set(range(count)) - {numbers[0] for each in others for numbers in each.rows}
+        if any(each.template.where == opposite for each in chosen):
+            found |= set(range(count)) - _seen_layers(chosen, opposite)
         return found
+
+
+def _seen_layers(chosen: Sequence[SeenTemplate], place: Place) -> set[int]:
+    groups = [each.group for each in chosen if each.template.where == place and each.group is not None]
+    return {numbers[0] for group in groups for numbers in group.rows}
 
 
 _OPPOSITES = {"<": ">=", ">=": "<", "==": "!=", "!=": "==", "item": "not item", "not item": "item"}

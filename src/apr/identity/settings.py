@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from apr.identity.entries import Entry, Template, condition_holds
+from apr.identity.names import Group
 
 _MOST_SETTINGS = 1 << 12
 Settings = Mapping[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SeenTemplate:
-    """The file tensors that bear a template's name: loop numbers to tensor name. fits_rank: as many dims as wanted."""
+    """A template and the file tensors that bear its name, None when there are none."""
 
     template: Template
-    rows: dict[tuple[int, ...], str] = field(default_factory=dict)
-    fits_rank: bool = True
+    group: Group | None
+
+    @property
+    def fits_rank(self) -> bool:
+        """Whether the tensors have as many dimensions as the template wants (those with differing shapes: not told)."""
+        template, group = self.template, self.group
+        if group is None or group.shape is None or template.is_loose or template.is_optional:
+            return True
+        return len(group.shape) == len(template.dims)
 
 
 def choose_settings(
@@ -46,16 +54,16 @@ def _judged(
     choices: Mapping[str, Sequence[Any]], seen: Sequence[SeenTemplate]
 ) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
     """Every setting with (templates left over, stored ties, flags changed from the preferred value)."""
-    stored = {each.template.pattern for each in seen if each.rows}
+    stored = {each.template.pattern for each in seen if each.group is not None}
     for count, setting in enumerate(product(*choices.values())):
         if count >= _MOST_SETTINGS:
             return
         fields = dict(zip(choices, setting, strict=True))
         chosen = [each for each in seen if _holds(each.template, fields)]
-        wanting = sum(not each.rows and not may_be_absent(each.template) for each in chosen)
-        misfits = sum(bool(each.rows) and not each.fits_rank for each in chosen)
+        wanting = sum(each.group is None and not may_be_absent(each.template) for each in chosen)
+        misfits = sum(not each.fits_rank for each in chosen)
         unused = len(stored - {each.template.pattern for each in chosen})
-        stored_ties = sum(bool(each.rows) for each in chosen if each.template.tied_to is not None)
+        stored_ties = sum(each.group is not None for each in chosen if each.template.tied_to is not None)
         changes = sum(value != values[0] for value, values in zip(setting, choices.values(), strict=True))
         yield wanting + misfits + unused, stored_ties, changes, fields
         if wanting + misfits + unused + stored_ties + changes == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apr.identity.matching import FileNames, file_names
+from apr.identity.names import FileNames, file_names
 
 WRAPPER_PARTS = {
     "module": "DataParallel or DistributedDataParallel",
