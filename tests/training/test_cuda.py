@@ -1,4 +1,4 @@
-"""The same run on a GPU: no silent CPU, receipts and buffers read back from the device, the loss continued across it."""
+"""The same run on a GPU: no silent CPU, receipts and buffers read back from the device, the loss continued."""
 
 import json
 from dataclasses import replace
