@@ -259,7 +259,10 @@ def test_directories_without_usable_shards_are_errors(tokenizer: Path, tmp_path:
     [
         ("{", "manifest.json"),
         ('{"schema": "other"}', "schema"),
-        ('{"schema": "pretokenize-bin-v1", "shards": [{"name": "../x", "tokens": 1, "documents": 1, "blake3": ""}]}', "0"),
+        (
+            '{"schema": "pretokenize-bin-v1", "shards": [{"name": "../x", "tokens": 1, "documents": 1, "blake3": ""}]}',
+            "0",
+        ),
         ('{"schema": "pretokenize-bin-v1", "eos_token_id": "0"}', "eos_token_id"),
     ],
 )

@@ -101,9 +101,7 @@ def test_patience_ends_a_run_that_stands_still_after_seven_epochs_and_not_before
         (None, 0, False, RunStatus.BUDGET_EXHAUSTED),
     ],
 )
-def test_a_status_is_never_better_than_earned(
-    loss: float | None, steps: int, early: bool, status: RunStatus
-) -> None:
+def test_a_status_is_never_better_than_earned(loss: float | None, steps: int, early: bool, status: RunStatus) -> None:
     assert earned_status(last_validation_loss=loss, target=2.2, steps_done=steps, is_early_stop=early) is status
 
 
@@ -121,9 +119,7 @@ def test_a_status_is_never_better_than_earned(
 def test_ten_tokens_per_parameter_are_asked_of_a_run_from_a_checkpoint(
     steps: int, forced: bool, status: Status
 ) -> None:
-    finding = check_budget(
-        parameters=1000, tokens_per_step=100, steps=steps, is_from_checkpoint=True, is_forced=forced
-    )
+    finding = check_budget(parameters=1000, tokens_per_step=100, steps=steps, is_from_checkpoint=True, is_forced=forced)
     assert finding.status is status
     assert "per parameter" in (finding.found or finding.message)
     free = check_budget(parameters=1000, tokens_per_step=1, steps=1, is_from_checkpoint=False, is_forced=False)

@@ -155,11 +155,7 @@ def test_zero_steps_load_and_measure_and_two_of_them_agree(
 ) -> None:
     init = scratch_run.checkpoints[-1]
     results = [
-        pretrain(
-            resume_options(
-                init, shards, tokenizer, tmp_path / name, steps=0, force_under_provisioned=False
-            )
-        )
+        pretrain(resume_options(init, shards, tokenizer, tmp_path / name, steps=0, force_under_provisioned=False))
         for name in ("a", "b")
     ]
     assert results[0].initial_digest == results[1].initial_digest
@@ -170,9 +166,7 @@ def test_zero_steps_load_and_measure_and_two_of_them_agree(
 
 
 @pytest.mark.falsifies("FALSIFY-GENERATION-001")
-def test_a_hugging_face_directory_resumes_with_its_own_identity(
-    shards: Path, tokenizer: Path, tmp_path: Path
-) -> None:
+def test_a_hugging_face_directory_resumes_with_its_own_identity(shards: Path, tokenizer: Path, tmp_path: Path) -> None:
     directory = save_tiny(tmp_path / "hf", "llama", vocab_size=VOCABULARY)
     result = pretrain(
         resume_options(
@@ -272,9 +266,7 @@ def test_another_tokenizer_than_the_recorded_one_is_refused(
     from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 
     other = tmp_path / "other"
-    train_tokenizer(
-        TokenizerTrainingOptions(corpora=(source_tree / "json",), output=other, vocabulary_size=VOCABULARY)
-    )
+    train_tokenizer(TokenizerTrainingOptions(corpora=(source_tree / "json",), output=other, vocabulary_size=VOCABULARY))
     encode_corpus(EncodeOptions(corpora=(source_tree,), tokenizer=other, output=tmp_path / "tokens"))
     with pytest.raises(RefusedError) as caught:
         pretrain(resume_options(scratch_run.checkpoints[-1], tmp_path / "tokens", other, tmp_path / "run"))
@@ -436,9 +428,7 @@ def test_a_checkpoint_that_is_not_its_model_never_appears(
     assert list((tmp_path / "run" / "ckpt").iterdir()) == []
 
 
-def test_stopping_leaves_a_checked_checkpoint_to_go_on_from(
-    shards: Path, tokenizer: Path, tmp_path: Path
-) -> None:
+def test_stopping_leaves_a_checked_checkpoint_to_go_on_from(shards: Path, tokenizer: Path, tmp_path: Path) -> None:
     class StopAfterTwo:
         steps = 0
 
@@ -510,7 +500,9 @@ def test_signals_end_a_run_on_the_command_line(shards: Path, tokenizer: Path, tm
     words += ["--steps-per-epoch", "50000", "--val-windows", "4", "--device", "cpu"]
     words += ["--set", "hidden_size=32", "--set", "num_hidden_layers=1", "--set", "num_attention_heads=2"]
     words += ["--set", "num_key_value_heads=1", "--set", "intermediate_size=64"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline_s = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count('"step"') > 5):

@@ -35,7 +35,14 @@ def encode(corpus: Path, tokenizer: Path, output: Path, **changes: object) -> di
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     path = tmp_path / "docs.jsonl"
-    texts = ["def f(x):\n    return x\n", "import json\n", "class A:\n    pass\n", "import json\n", "x = 1\n", "y = 2\n"]
+    texts = [
+        "def f(x):\n    return x\n",
+        "import json\n",
+        "class A:\n    pass\n",
+        "import json\n",
+        "x = 1\n",
+        "y = 2\n",
+    ]
     path.write_text("".join(json.dumps({"content": text, "id": index}) + "\n" for index, text in enumerate(texts)))
     return path
 
@@ -105,7 +112,7 @@ def test_shards_rotate_between_documents_and_none_is_empty(lines: Path, tokenize
     assert [row["documents"] for row in manifest["shards"]] == [1] * 6  # type: ignore[attr-defined]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.bin"))[-1] == "shard-00005.bin"
     whole = encode(lines, tokenizer, tmp_path / "whole")
-    assert sum(ids_of(tmp_path / "out"), []) == ids_of(tmp_path / "whole")[0]
+    assert [each for ids in ids_of(tmp_path / "out") for each in ids] == ids_of(tmp_path / "whole")[0]
     assert whole["shard_count"] == 1
 
 

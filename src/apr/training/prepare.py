@@ -34,7 +34,8 @@ from apr.training.data import RunData, open_data
 from apr.training.devices import Device, choose_device
 from apr.training.observer import Observer
 from apr.training.options import PretrainOptions, Settings, resolve_settings
-from apr.training.scratch import ScratchRequest, build_model, scratch_config
+from apr.training.room import check_room
+from apr.training.scratch import ScratchRequest, build_model, check_known, scratch_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,9 +88,15 @@ def prepare(options: PretrainOptions, observer: Observer) -> Prepared:
     require_zoo()
     device = choose_device(options.device)
     tokenizer = _read_tokenizer(options)
-    if options.init is not None:
-        return _from_checkpoint(options, settings, device, tokenizer, observer)
-    return _from_scratch(options, settings, device, tokenizer, observer)
+    way = _from_scratch if options.init is None else _from_checkpoint
+    prepared = way(options, settings, device, tokenizer, observer)
+    checkpoints = -(-settings.steps // settings.steps_per_epoch)
+    if checkpoints:
+        size_bytes = sum(tensor.nbytes for tensor in on_disk_state_dict(prepared.model).values())
+        warning = check_room(options.run_directory, size_bytes, checkpoints)
+        if warning is not None:
+            observer.note(warning)
+    return prepared
 
 
 def _read_tokenizer(options: PretrainOptions) -> RunTokenizer:
@@ -166,6 +173,7 @@ def _from_scratch(
         eos_id=tokenizer.eos_id,
     )
     class_name, config = scratch_config(request)
+    check_known(class_name, config.model_type)
     values = config.to_dict()
     rows = int(_text_values(values)["vocab_size"])
     _check_rows(options, tokenizer, rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
+from apr.identity.atlas import load_atlas
 from apr.loading.quiet import quiet_zoo
 from apr.loading.zoo import require_zoo
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 DECODER_ID = "FALSIFY-APR-PRETRAIN-ARCH-007"
 # Written by transformers, facts of a file rather than of a model.
 FILE_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "quantization_config", "auto_map")
+# Keys that model code reads from configs which do not declare them.
+UNDECLARED_KEYS = ("head_dim", "rope_theta", "rope_scaling", "partial_rotary_factor", "is_decoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +47,15 @@ def scratch_config(request: ScratchRequest) -> tuple[str, PretrainedConfig]:
     """
     require_zoo()
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     values = _config_values(request.config_file) if request.config_file is not None else {}
     class_name = request.architecture or _class_of(values, request.config_file)
-    model_types = [key for key, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if _names(class_name, names)]
-    stated = values.pop("model_type", None)
-    if not model_types:
-        raise _not_causal(class_name)
-    if stated is not None and stated not in model_types:
-        raise UsageError(
-            "--arch and the config name different models",
-            where=str(request.config_file),
-            expected=f"model_type {' or '.join(model_types)}, as {class_name} has",
-            found=repr(stated),
-            remedy="give a config of that class, or leave --arch out",
-        )
-    model_type = stated or model_types[0]
-    defaults = {"vocab_size": request.vocabulary_rows, "bos_token_id": request.bos_id, "eos_token_id": request.eos_id}
-    values.update({key: value for key, value in defaults.items() if key == "vocab_size" or value is not None})
+    model_type = _model_type(class_name, values.pop("model_type", None))
     with quiet_zoo():
-        known = AutoConfig.for_model(model_type).to_dict()
+        defaults = AutoConfig.for_model(model_type)
+        values.update(_tokenizer_values(request, defaults.to_dict() | values))
         changes = {key: _parsed(text) for key, text in request.changes.items()}
-        unknown = sorted(set(changes) - set(known) - {"rope_theta", "rope_scaling"})
-        if unknown:
-            raise UsageError(
-                f"--set names keys that the config of {class_name} does not have",
-                expected=f"keys among {', '.join(sorted(known))}",
-                found=", ".join(unknown),
-                remedy="correct the key",
-            )
+        _check_keys(class_name, changes, defaults)
         try:
             config = AutoConfig.for_model(model_type, **{**values, **changes, "architectures": [class_name]})
         except Exception as error:
@@ -83,6 +65,56 @@ def scratch_config(request: ScratchRequest) -> tuple[str, PretrainedConfig]:
                 remedy="correct --set or --config",
             ) from error
     return class_name, config
+
+
+def _model_type(class_name: str, stated: object) -> str:
+    """The model type whose config `class_name` is built from: the stated one if the class serves it, else its own."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    served = [key for key, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if _names(class_name, names)]
+    if not served:
+        raise _not_causal(class_name)
+    if isinstance(stated, str) and stated in served:
+        return stated
+    own: str = getattr(transformers, class_name).config_class.model_type
+    return own if own in served else served[0]
+
+
+def _tokenizer_values(request: ScratchRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The vocabulary and the special ids of the tokenizer; a padding id beyond the vocabulary becomes the end id."""
+    chosen: dict[str, Any] = {"vocab_size": request.vocabulary_rows, "bos_token_id": request.bos_id}
+    chosen["eos_token_id"] = request.eos_id
+    padding = values.get("pad_token_id")
+    if isinstance(padding, int) and padding >= request.vocabulary_rows:
+        chosen["pad_token_id"] = request.eos_id
+    return chosen
+
+
+def _check_keys(class_name: str, changes: Mapping[str, Any], defaults: PretrainedConfig) -> None:
+    known = {*defaults.to_dict(), *vars(defaults), *defaults.attribute_map, *UNDECLARED_KEYS}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        shown = ", ".join(sorted(key for key in known if not key.startswith("_")))
+        raise UsageError(
+            f"--set names keys that the config of {class_name} does not have",
+            expected=f"keys among {shown}",
+            found=", ".join(unknown),
+            remedy="correct the key",
+        )
+
+
+def check_known(class_name: str, model_type: str) -> None:
+    """Raise RefusedError unless the atlas knows the architecture: no checkpoint of another one could be proven."""
+    entry = load_atlas().find_class(class_name, model_type)
+    if entry is None or entry.architecture.model_type != model_type:
+        raise RefusedError(
+            f"{model_type} ({class_name}) is not in the atlas, so no checkpoint of this run could be checked",
+            expected="an architecture whose on-disk tensors are known",
+            found=class_name,
+            remedy="choose another class, or extend the atlas with tools/build_atlas.py",
+            invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+        )
 
 
 def build_model(class_name: str, config: PretrainedConfig, *, seed: int, dtype: torch.dtype) -> PreTrainedModel:
