@@ -16,8 +16,8 @@ from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 def check_output(source: Path, output: Path, *, force: bool) -> None:
     """Raise before any work is done when `output` cannot be published.
 
-    UsageError when it is the source itself, lies inside it or holds it, RefusedError when it exists and `force` is off or it is
-    a directory that is no checkpoint, NotFoundError when its parent does not exist.
+    UsageError when it is the source itself, lies inside it or holds it, RefusedError when it exists and `force` is off
+    or it is a directory that is no checkpoint, NotFoundError when its parent does not exist.
     """
     real_source, real_output = source.resolve(), output.resolve()
     if real_output == real_source or real_source in real_output.parents or real_output in real_source.parents:

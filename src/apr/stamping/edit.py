@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any
 from apr.convert.metering import UNMETERED, Meter
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Stamp, StampKey
-from apr.identity.atlas import load_atlas
 from apr.stamping.changes import IDENTITY_FIELDS, OPTIONS, StampChanges
 from apr.stamping.history import Change
 from apr.storage.checksums import blake3_hex
@@ -29,12 +27,6 @@ METADATA_KEYS: Mapping[str, StampKey] = {
     "hf_model_type": StampKey.APR_HF_MODEL_TYPE,
 }
 """Field of StampChanges to the stamp of container metadata that says the same."""
-
-BIAS_SWITCHES: Mapping[str, re.Pattern[str]] = {
-    "attention_bias": re.compile(r"attn\.(q|k|v|qkv)_proj\.bias$"),
-    "mlp_bias": re.compile(r"mlp\.(gate|up|down)_proj\.bias$"),
-}
-"""Config fields of the Llama family that say whether tensors exist, and the names of these tensors."""
 
 
 @dataclass(frozen=True)
@@ -76,59 +68,6 @@ def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: 
     present = {stamp.key for stamp in stamps}
     added = [Stamp(key, value, f"{place}: {key.value}") for key, value in values.items() if key not in present]
     return (*kept, *added)
-
-
-def config_changes(config: Mapping[str, Any], changes: StampChanges) -> dict[str, Any]:
-    """What `changes` sets in a Hugging Face config: `architectures`, `model_type`, and provenance that stands there."""
-    new: dict[str, Any] = {}
-    if changes.hf_architecture is not None:
-        new["architectures"] = [changes.hf_architecture]
-    if changes.hf_model_type is not None:
-        new["model_type"] = changes.hf_model_type
-    new |= {key: value for key, value in changes.provenance.items() if key in config}
-    return new
-
-
-def contradicted_fields(config: Mapping[str, Any], checkpoint: Checkpoint, class_name: str | None) -> tuple[str, ...]:
-    """Fields of another class's config that the tensors contradict and that the class being stamped does not have.
-
-    A Llama config says `attention_bias: false`; over Qwen2 tensors, which have these biases, that is untrue. Fields
-    that the stamped class does have are left alone: the gates hold them against the tensors.
-    """
-    entry = None if class_name is None else load_atlas().find_class(class_name)
-    if entry is None:
-        return ()
-    return tuple(
-        field
-        for field, pattern in BIAS_SWITCHES.items()
-        if isinstance(config.get(field), bool)
-        and field not in entry.defaults
-        and config[field] != any(pattern.search(name) for name in checkpoint.tensors)
-    )
-
-
-def rope_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` with a new rope base, when `settings` has one and the config keeps it there.
-
-    The base stands in `rope_parameters` since transformers 5 and at the top before; a file must not say two things.
-    """
-    rope = config.get("rope_parameters")
-    if "rope_theta" in settings and isinstance(rope, Mapping) and "rope_theta" in rope:
-        return {"rope_parameters": {**rope, "rope_theta": settings["rope_theta"]}}
-    return {}
-
-
-def removals(place: str, config: Mapping[str, Any], fields: tuple[str, ...]) -> list[Change]:
-    """The changes that take `fields` out of the config at `place`."""
-    return [Change(f"{place}: {field}", config[field], None, is_removed=True) for field in fields]
-
-
-def removal_notes(place: str, fields: tuple[str, ...]) -> tuple[str, ...]:
-    """What the user is told of each field taken out."""
-    return tuple(
-        f"{place}: {field} was removed, since the tensors contradict it and the stamped class has no such field"
-        for field in fields
-    )
 
 
 def tokenizer_change(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> Change | None:

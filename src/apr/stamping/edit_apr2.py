@@ -21,20 +21,8 @@ from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.formats.writing import TensorToWrite, tensor_from_bytes
 from apr.identity.claim import read_stamp
 from apr.stamping.changes import StampChanges
-from apr.stamping.edit import (
-    CONFIG_KEYS,
-    METADATA_KEYS,
-    Edit,
-    Editor,
-    config_changes,
-    contradicted_fields,
-    removal_notes,
-    removals,
-    restamped,
-    rope_settings,
-    stamps_given,
-    tokenizer_change,
-)
+from apr.stamping.config_edit import edit_config
+from apr.stamping.edit import CONFIG_KEYS, METADATA_KEYS, Edit, Editor, restamped, stamps_given, tokenizer_change
 from apr.stamping.history import change_of
 
 METADATA_PLACE = "APR metadata"
@@ -44,37 +32,33 @@ TOKENIZER_KEY_PREFIX = "tokenizer."
 
 def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
     """The edit of an `.apr`; raises UsageError when a setting of a typed key has another type."""
-    metadata = dict(checkpoint.metadata)
-    wanted: dict[str, Any] = {**changes.identity, **changes.provenance, **changes.settings}
-    wanted |= _family_label(metadata, changes)
     _check_typed(checkpoint, changes.settings)
+    metadata = dict(checkpoint.metadata)
+    wanted = {**changes.identity, **changes.provenance, **changes.settings, **_family_label(metadata, changes)}
     found = [change_of("metadata", metadata, key, value) for key, value in wanted.items()]
     metadata |= wanted
-    config = metadata.get(CONFIG_KEY)
     stamps = restamped(checkpoint.stamps, stamps_given(changes, METADATA_KEYS), METADATA_PLACE)
-    untrue: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    config = metadata.get(CONFIG_KEY)
     if isinstance(config, Mapping):
-        untrue = contradicted_fields(config, checkpoint, changes.hf_architecture)
-        new = config_changes(config, changes) | _settings_of_config(config, changes.settings)
-        found += [change_of(CONFIG_KEY, config, key, value) for key, value in new.items()]
-        found += removals(CONFIG_KEY, config, untrue)
-        config = {key: value for key, value in {**config, **new}.items() if key not in untrue}
-        metadata[CONFIG_KEY] = config
+        settings = _settings_of_config(config, changes.settings)
+        edited = edit_config(config, CONFIG_KEY, changes, settings, checkpoint.tensors)
+        metadata[CONFIG_KEY] = config = edited.config
+        found, notes = [*found, *edited.changes], edited.notes
         stamps = restamped(stamps, stamps_given(changes, CONFIG_KEYS), f"{METADATA_PLACE}: {CONFIG_KEY}")
     if tokenizer_files is not None:
         found.append(tokenizer_change(checkpoint, tokenizer_files))
         metadata = {key: value for key, value in metadata.items() if not _is_tokenizer_key(key)}
         metadata |= tokenizer_metadata(tokenizer_files)
-    set_here = {HF_NAMES.get(key, key): value for key, value in changes.settings.items() if key in TYPED_CONFIG_KEYS}
+    typed = {HF_NAMES.get(key, key): value for key, value in changes.settings.items() if key in TYPED_CONFIG_KEYS}
     after = replace(
         checkpoint,
         metadata=MappingProxyType(metadata),
         stamps=stamps,
         config=without_tagged_floats(config) if isinstance(config, Mapping) else None,
-        typed=MappingProxyType({**checkpoint.typed, **set_here}),
+        typed=MappingProxyType({**checkpoint.typed, **typed}),
     )
-    kept = tuple(change for change in found if change is not None)
-    return Edit(checkpoint, after, kept, tokenizer_files, removal_notes(CONFIG_KEY, untrue))
+    return Edit(checkpoint, after, tuple(change for change in found if change is not None), tokenizer_files, notes)
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
@@ -134,14 +118,10 @@ def _family_label(metadata: Mapping[str, Any], changes: StampChanges) -> dict[st
 
 
 def _settings_of_config(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `settings` change in the embedded config: typed keys under their Hugging Face name, and its own keys."""
-    rope = rope_settings(config, settings)
-    new: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = HF_NAMES.get(key, key)
-        if name in config or (key in TYPED_CONFIG_KEYS and not (key == "rope_theta" and rope)):
-            new[name] = value
-    return new | rope
+    """The settings that concern the embedded config: typed keys under their Hugging Face name, and its own keys."""
+    named = {HF_NAMES.get(key, key): value for key, value in settings.items()}
+    typed = {HF_NAMES.get(key, key) for key in TYPED_CONFIG_KEYS}
+    return {name: value for name, value in named.items() if name in config or name in typed}
 
 
 def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:

@@ -19,17 +19,8 @@ from apr.formats.json_text import read_object, with_tagged_floats, without_tagge
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.stamping.changes import OPTIONS, StampChanges
-from apr.stamping.edit import (
-    Edit,
-    Editor,
-    config_changes,
-    contradicted_fields,
-    refuse_fields,
-    removal_notes,
-    removals,
-    rope_settings,
-    tokenizer_change,
-)
+from apr.stamping.config_edit import edit_config
+from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
 from apr.storage.atomic import atomic_directory, atomic_file
 
@@ -42,17 +33,14 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         reason = f"{CONFIG_FILE_NAME} has no such key; --hf-architecture and --hf-model-type name the same"
         refuse_fields(checkpoint, changes, ("architecture",), reason)
     config = read_object(checkpoint.path / CONFIG_FILE_NAME, LONGEST_FILE_BYTES)
-    new = config_changes(config, changes) | dict(changes.settings)
-    new |= rope_settings(config, changes.settings)
-    found = [change_of(CONFIG_FILE_NAME, config, key, value) for key, value in new.items()]
+    edited = edit_config(config, CONFIG_FILE_NAME, changes, changes.settings, checkpoint.tensors)
+    config = dict(edited.config)
     document = _read_record(checkpoint.path)
     provenance = document.get("provenance") or {}
-    found += [change_of(f"{RECORDED_FILE_NAME}: provenance", provenance, *each) for each in changes.provenance.items()]
+    place = f"{RECORDED_FILE_NAME}: provenance"
+    found = [*edited.changes, *(change_of(place, provenance, *each) for each in changes.provenance.items())]
     if tokenizer_files is not None:
         found.append(tokenizer_change(checkpoint, tokenizer_files))
-    untrue = contradicted_fields(config, checkpoint, changes.hf_architecture)
-    found += removals(CONFIG_FILE_NAME, config, untrue)
-    config = {key: value for key, value in (config | new).items() if key not in untrue}
     document["provenance"] = {**provenance, **changes.provenance}
     after = replace(
         checkpoint,
@@ -61,7 +49,7 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
     )
     kept = tuple(change for change in found if change is not None)
-    notes = removal_notes(CONFIG_FILE_NAME, untrue)
+    notes = edited.notes
     asked: tuple[Stamp, ...] = ()
     if changes.architecture is not None:
         asked = (Stamp(StampKey.APR_ARCHITECTURE, changes.architecture, OPTIONS["architecture"]),)
