@@ -23,8 +23,6 @@ def test_an_answer_that_is_no_json_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_printed_command_is_taken_as_it_stands() -> None:
-    text = (
-        "error: ...\n  next:   apr stamp 'a b.apr' --architecture qwen2 -o c.apr\n          apr pretrain --init c.apr"
-    )
+    text = "error: ...\n  next:   apr stamp 'a b.apr' --architecture qwen2 -o c.apr\n        apr pretrain --init c.apr"
     assert printed_command(text, "apr stamp ") == ["apr", "stamp", "a b.apr", "--architecture", "qwen2", "-o", "c.apr"]
     assert printed_command(text, "apr export ") is None

@@ -102,7 +102,7 @@ def _draw_line(axes: Axes, line: Line, color: str) -> None:
         line.y,
         color=color,
         linewidth=LINE_WIDTHS[line.style],
-        alpha=0.45 if line.style is Style.RAW else 1.0,
+        alpha=0.6 if line.style is Style.RAW else 1.0,
         marker="o" if is_dotted else None,
         markersize=4.5 if len(line.x) <= 40 else 2.5,
         label=line.label,
