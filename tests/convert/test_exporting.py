@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from apr.cli.main import run
 from apr.convert.dequantizing import rounded_bytes
-from apr.convert.exporting import ExportFormat, export_checkpoint
+from apr.convert.export_plan import ExportFormat
+from apr.convert.exporting import export_checkpoint
 from apr.convert.importing import import_checkpoint
 from apr.errors import RefusedError, UsageError
 from apr.formats.apr2.write import write_apr2

@@ -55,7 +55,8 @@ def command(
     Config, generation config, tokenizer files and records go along; tensors keep their names, dtypes and bytes.
     """
     from apr.cli.preflight import parse_reasons
-    from apr.convert.exporting import ExportFormat, export_checkpoint
+    from apr.convert.export_plan import ExportFormat
+    from apr.convert.exporting import export_checkpoint
 
     allowed = parse_reasons(allowed_gates, "--allow-gate")
     with byte_progress(out, "exporting") as report:
