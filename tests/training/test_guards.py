@@ -116,6 +116,7 @@ def test_a_status_is_never_better_than_earned(loss: float | None, steps: int, ea
     ],
 )
 @pytest.mark.planted_defect("INV-TRAIN-BUDGET-001")
+@pytest.mark.falsifies("FALSIFY-TRAIN-BUDGET-001")
 def test_ten_tokens_per_parameter_are_asked_of_a_run_from_a_checkpoint(
     steps: int, forced: bool, status: Status
 ) -> None:

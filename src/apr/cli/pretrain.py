@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -188,19 +187,28 @@ class _Watcher:
 
 
 @contextmanager
-def _stop_on_signal(out: Out) -> Iterator[Any]:
-    """Within the block the first Ctrl+C or SIGTERM asks the run to end well, a second one ends it at once."""
-    asked: list[float] = []
+def _stop_on_signal(out: Out) -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl+C or SIGTERM asks the run to end well, a second one ends it at once.
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    Gives the question the run asks. The handler itself writes nothing: it may interrupt a write to the same stream.
+    """
+    asked: list[int] = []
+    announced: list[bool] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
-        asked.append(time.monotonic())
-        out.note("stopping after this step, with a checkpoint; once more stops at once")
+        asked.append(number)
+
+    def should_stop() -> bool:
+        if asked and not announced:
+            announced.append(True)
+            out.note("stopping with a checkpoint; once more stops at once")
+        return bool(asked)
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield should_stop
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
