@@ -23,6 +23,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from apr.reporting.terminal import text_column
+
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = 118
@@ -123,8 +125,7 @@ def run(arguments: Sequence[str], directory: Path, exit_code: int) -> list[str]:
 
 def show(console: Console, line: Text) -> None:
     """Print `line`, its further rows indented as far as its text begins."""
-    found = re.match(r"\s*(?:expected:|found:|next:|error:|where:|\$)?\s*", line.plain)
-    indent = min(found.end() if found else 0, 21) or (10 if re.match(r"(REFUSED|ok|unchecked)\s", line.plain) else 0)
+    indent = text_column(line.plain)
     rows = line.wrap(console, COLUMNS)
     if len(rows) > 1:
         first = rows[0]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from apr.reporting.drawing import chart_svg
-from apr.reporting.html import Markup, element, join, table, text
+from apr.reporting.html import Markup, element, join, table, terminal, text
 from apr.reporting.run_page import runs_page
 from apr.reporting.runs import read_run
+from apr.reporting.terminal import text_column
 from tests.reporting.conftest import HOSTILE, MakeRun
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -112,3 +113,20 @@ def test_the_style_of_the_page_is_shipped() -> None:
 
     assert (Path(apr.reporting.__file__).parent / "page.css").read_text().count("{") > 30
     assert re.search(r"default-src &#x27;none&#x27;|default-src 'none'", (runs_page([], chart_svg)))
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("plain", 0),
+        ("$ apr stamp x", 2),
+        ("error: no", 7),
+        ("REFUSED   INV-A  message", 10),
+        ("          found:     claimed", 21),
+        (" " * 40 + "far right", 21),
+        ("  where:    file", 12),
+    ],
+)
+def test_a_long_line_goes_on_below_its_text(line: str, column: int) -> None:
+    assert text_column(line) == column
+    assert f"padding-left:{column}ch" in terminal(line)

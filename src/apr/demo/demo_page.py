@@ -7,7 +7,7 @@ from typing import Any
 
 from apr.demo.summary import table_rows
 from apr.reporting.charts import Chart, Level, Line, Mark, loss_lines, run_charts
-from apr.reporting.html import Content, Markup, element, figure, join, section, table
+from apr.reporting.html import Content, Markup, element, figure, join, section, table, terminal
 from apr.reporting.page import page
 from apr.reporting.run_page import chart_figures, run_sections
 from apr.reporting.runs import Run
@@ -99,7 +99,7 @@ def _numbers(summary: dict[str, Any]) -> Markup:
 
 
 def _terminal(command: dict[str, Any]) -> Markup:
-    return element("pre", f"$ {command['command']}\n{command['text']}\n[exit code {command['exit_code']}]")
+    return terminal(f"$ {command['command']}\n{command['text']}\n[exit code {command['exit_code']}]")
 
 
 def _making(summary: dict[str, Any]) -> tuple[Markup, ...]:

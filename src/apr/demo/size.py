@@ -76,7 +76,7 @@ FULL = DemoSize(
     resumed_steps_per_epoch=40,
     resumed_warmup_steps=12,
     resumed_learning_rate=1e-3,
-    least_bias_damage=0.02,
+    least_bias_damage=0.05,
 )
 """What `apr demo` runs."""
 

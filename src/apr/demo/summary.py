@@ -98,7 +98,8 @@ def _second_generation(story: Story) -> dict[str, Any] | None:
 
 
 def peak_memory_bytes() -> dict[str, int] | None:
-    """Largest resident size of this process and of its largest child so far; None where the system does not say."""
+    """Largest resident size of this process so far, and a bound on that of its largest child; None where the system
+    does not say. A child counts from its fork on, while it still shares the memory of this process."""
     try:
         import resource
     except ImportError:
@@ -106,7 +107,7 @@ def peak_memory_bytes() -> dict[str, int] | None:
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return {
         "own": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes,
-        "largest_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit_bytes,
+        "largest_child_at_most": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit_bytes,
     }
 
 
@@ -157,8 +158,8 @@ def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("time", _duration(summary["seconds"]), f"{summary['machine']['cores']} cores"),
     ]
     if memory is not None:
-        own, child = (f"{value / 2**20:,.0f} MiB" for value in (memory["own"], memory["largest_child"]))
-        rows.append(("peak memory", own, f"largest command beside it {child}"))
+        own, child = (f"{value / 2**20:,.0f} MiB" for value in (memory["own"], memory["largest_child_at_most"]))
+        rows.append(("peak memory", own, f"each command beside it at most {child}"))
     return rows
 
 

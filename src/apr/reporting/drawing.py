@@ -167,7 +167,7 @@ def _draw_key(axes: Axes, chart: Chart, color: Callable[[str], str]) -> None:
     key = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=1 if chart.is_compact else min(3, labelled),
+        ncols=1 if chart.is_compact else 2 if labelled == 4 else min(3, labelled),
         frameon=False,
         fontsize=8.5,
         handlelength=1.6,

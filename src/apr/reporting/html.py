@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from apr.errors import escape_control
+from apr.reporting.terminal import text_column
 
 
 class Markup(str):
@@ -72,6 +73,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Content]], *, right: I
 def folded(summary: Content, *children: Content) -> Markup:
     """Content behind a line that opens it."""
     return element("details", element("summary", summary), *children)
+
+
+def terminal(printed: str) -> Markup:
+    """Printed text as on a terminal; a line too long for the page goes on below where its text begins."""
+    lines = []
+    for line in printed.split("\n"):
+        column = text_column(line)
+        lines.append(element("div", line or " ", style=f"padding-left:{column}ch;text-indent:-{column}ch"))
+    return element("pre", *lines, class_="terminal")
 
 
 def figure(title: str, drawing: str, caption: Content = None) -> Markup:
