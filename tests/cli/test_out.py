@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from apr.cli.out import Mode, Out, finding_lines, human_bytes, human_duration, plain_json
+from apr.cli.finding_text import finding_lines
+from apr.cli.out import Mode, Out, human_bytes, human_duration, plain_json
 from apr.errors import DamagedFileError, RefusedError
 from apr.gates.finding import Finding, Status
 
@@ -76,6 +78,18 @@ def test_a_refusing_finding_shows_both_sides_and_every_line_of_the_remedy() -> N
         "          found:     qwen2",
         "          next:      apr stamp a.apr\n                       -o b.apr",
     ]
+
+
+def test_a_terminal_wraps_words_but_never_a_command() -> None:
+    command = "apr stamp " + "x" * 80 + " -o out.apr --architecture qwen2"
+    message = " ".join(["word"] * 40)
+    finding = Finding("INV-X-001", Status.REFUSE, message, message, None, command)
+    lines = "\n".join(finding_lines([finding], 80)).splitlines()
+    assert [line for line in lines if "next:" in line] == [f"          next:      {command}"]
+    wrapped = [click.unstyle(line) for line in lines if "next:" not in line]
+    assert len(wrapped) > 4
+    assert all(len(line) <= 80 for line in wrapped)
+    assert all(line.startswith(" " * 10) for line in wrapped[1:])
 
 
 def test_a_passing_finding_is_one_line() -> None:

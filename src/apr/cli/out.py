@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from apr.cli.progress import Progress
     from apr.gates.finding import Finding
 
-MARKS = {"pass": ("ok", "green"), "refuse": ("REFUSED", "red"), "unchecked": ("unchecked", "yellow")}
 ERROR_SCHEMA = "apr.error/1"
 
 
@@ -88,7 +88,9 @@ class Out:
     def findings(self, findings: Iterable[Finding]) -> None:
         """Gate findings for people: mark, id and message, then both sides and the way out of each that refuses."""
         if not self.is_json:
-            for line in finding_lines(findings):
+            from apr.cli.finding_text import finding_lines
+
+            for line in finding_lines(findings, _terminal_width(sys.stdout)):
                 _print(line)
 
     def note(self, line: str) -> None:
@@ -117,9 +119,12 @@ class Out:
             return
         _print(_styled("error: ", color="red", bold=True) + str(error), to_stderr=True)
         if isinstance(error, RefusedError):
+            from apr.cli.finding_text import finding_from_json, finding_lines
+
             said = (error.expected, error.found, error.remedy)
             findings = (finding_from_json(each) for each in error.findings)
-            for line in finding_lines(each for each in findings if (each.expected, each.found, each.remedy) != said):
+            unsaid = (each for each in findings if (each.expected, each.found, each.remedy) != said)
+            for line in finding_lines(unsaid, _terminal_width(sys.stderr)):
                 _print(line, to_stderr=True)
 
     def _line(self, line: str) -> None:
@@ -131,28 +136,6 @@ class Out:
 
         self.has_answered = True
         _print(json.dumps(plain_json(body), indent=indent, allow_nan=False, default=str))
-
-
-def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """The one rendering of gate findings, for every command; refusals show both sides and the remedy."""
-    for finding in findings:
-        mark, color = MARKS[finding.status.value]
-        message = escape_control(finding.message)
-        yield f"{_styled(f'{mark:<9}', color=color, bold=mark == 'REFUSED')} {finding.id}  {message}"
-        if mark == "ok":
-            continue
-        sides = (("expected", finding.expected), ("found", finding.found), ("next", finding.remedy))
-        for label, value in sides:
-            if value is not None:
-                text = ("\n" + " " * 21).join(escape_control(line) for line in value.splitlines())
-                yield f"{'':<10}{label + ':':<11}{text}"
-
-
-def finding_from_json(document: Mapping[str, Any]) -> Finding:
-    """A finding from its JSON form (`Finding.to_json`), as errors carry it."""
-    from apr.gates.finding import Finding, Status
-
-    return Finding(**{**document, "status": Status(document["status"])})
 
 
 def plain_json(value: Any) -> Any:
@@ -211,8 +194,17 @@ def _color() -> bool | None:
     return True if os.environ.get("FORCE_COLOR") else None
 
 
+def _terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal behind `stream`; None for a file or a pipe, whose lines stay whole."""
+    if not (stream.isatty() or _color()):
+        return None
+    import shutil
+
+    return shutil.get_terminal_size((110, 24)).columns
+
+
 def _print(line: str, *, to_stderr: bool = False) -> None:
     click.echo(line, err=to_stderr, color=_color())
 
 
-__all__ = ["Mode", "Out", "finding_lines", "human_bytes", "human_count", "human_duration", "plain_json"]
+__all__ = ["Mode", "Out", "human_bytes", "human_count", "human_duration", "plain_json"]
