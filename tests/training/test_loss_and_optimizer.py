@@ -110,7 +110,7 @@ def test_three_steps_change_the_weights_as_plain_adamw_does_at_the_rates_given()
 
 
 def test_small_updates_reach_bfloat16_weights_through_float32_masters() -> None:
-    """One hundred updates far below the rounding of bfloat16 move the weights as far as they do in float32."""
+    """Forty updates far below the rounding of bfloat16 move the weights as far as they do in float32."""
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model("qwen2").to(dtype)
@@ -118,12 +118,12 @@ def test_small_updates_reach_bfloat16_weights_through_float32_masters() -> None:
         before = weight.detach().float().clone()
         optimizer = Optimizer(model)
         assert optimizer.state_count == 0
-        for _ in range(100):
+        for _ in range(40):
             TokenLoss(model, VOCABULARY).backward(windows(), 48)
             optimizer.clip()
             optimizer.step(1e-5)
         moved[dtype] = float((weight.detach().float() - before).abs().mean())
-    assert moved[torch.bfloat16] == pytest.approx(moved[torch.float32], rel=0.2)
+    assert moved[torch.bfloat16] == pytest.approx(moved[torch.float32], rel=0.25)
 
 
 @pytest.mark.falsifies("FALSIFY-TRAIN-STATE-001")

@@ -32,7 +32,7 @@ from apr.training.result import RunResult
 from apr.training.run import pretrain
 from apr.training.schedule import Mode
 from tests.tiny_models import save_tiny
-from tests.training.conftest import VOCABULARY, scratch_options
+from tests.training.conftest import TINY, VOCABULARY, scratch_options
 
 
 def metrics_of(directory: Path, kind: str) -> list[dict[str, Any]]:
@@ -211,12 +211,12 @@ REFUSED: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "unknown class": ({"architecture": "Qwen2ForCausalML"}, UsageError, "no model class"),
     "encoder": ({"architecture": "BertForMaskedLM"}, RefusedError, "no causal language model"),
     "bidirectional": (
-        {"architecture": "BertLMHeadModel", "config_changes": {"hidden_size": "32", "num_attention_heads": "2"}},
+        {"architecture": "BertLMHeadModel", "config_changes": {key: TINY[key] for key in list(TINY)[:3]}},
         RefusedError,
         "looks at the tokens",
     ),
     "unknown key": ({"config_changes": {"hiden_size": "64"}}, UsageError, "hiden_size"),
-    "bad dimensions": ({"config_changes": {"hidden_size": "63", "num_attention_heads": "4"}}, UsageError, "63|config"),
+    "bad dimensions": ({"config_changes": {**TINY, "hidden_size": "63"}}, UsageError, "63|config"),
     "small vocabulary": ({"vocabulary_size": 300}, RefusedError, "no embedding for"),
     "no GPU": ({"device": "cuda:7"}, RefusedError, "DEVICE_UNAVAILABLE"),
     "unknown device": ({"device": "tpu"}, UsageError, "--device"),

@@ -27,7 +27,7 @@ def check_causality(model: PreTrainedModel) -> Finding:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             first, second = (
                 model(input_ids=each[None], use_cache=False).logits[0, :-1].float() for each in (ids, changed)
             )

@@ -5,7 +5,7 @@ Everything is a pure function of (dataset, sequence length, seed, step): nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from apr.errors import RefusedError
 from apr.training.corpus_manifest import VALIDATION_FOLDER
 from apr.training.permutation import Permutation
-from apr.training.windows import WindowedShards, find_shards
+from apr.training.windows import Shard, WindowedShards, find_shards
 
 if TYPE_CHECKING:
     import numpy
@@ -126,17 +126,24 @@ def open_data(
         held_out = _held_out(windows, fingerprint, wanted)
         validation = _validation_set(windows, held_out, f"{len(held_out)} windows set aside from {dataset}")
     training = TrainingWindows(windows, held_out, seed, fingerprint)
-    if len(training) == 0 or len(validation) == 0:
-        side, place = ("training", dataset) if len(training) == 0 else ("validation", separate or dataset)
-        raise RefusedError(
-            f"the {side} data does not fill one window",
-            where=str(place),
-            expected=f"a shard of at least {windows.window_tokens} tokens, one window on each side",
-            found=f"{sum(shard.tokens for shard in windows.shards)} tokens in {len(windows.shards)} shards",
-            remedy="encode more text, or lower --seq-length",
-            invariant="INV-TRAIN-EXHAUST",
-        )
+    for side, place, shards, count in (
+        ("training", dataset, windows.shards, len(training)),
+        ("validation", separate or dataset, validation.windows.shards, len(validation)),
+    ):
+        if count == 0:
+            raise _too_short(side, place, shards, windows.window_tokens)
     return RunData(training, validation, is_split_by_document=separate == dataset / VALIDATION_FOLDER)
+
+
+def _too_short(side: str, place: Path, shards: Sequence[Shard], window_tokens: int) -> RefusedError:
+    return RefusedError(
+        f"the {side} data does not fill one window",
+        where=str(place),
+        expected=f"a shard of at least {window_tokens} tokens on each side, or two windows to share",
+        found=f"{sum(shard.tokens for shard in shards)} tokens in {len(shards)} shards",
+        remedy="encode more text, or lower --seq-length",
+        invariant="INV-TRAIN-EXHAUST",
+    )
 
 
 def _from_directory(directory: Path, sequence_length: int, wanted: int) -> ValidationSet:

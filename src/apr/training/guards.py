@@ -1,6 +1,6 @@
 """Rules that stop a run: non-finite numbers, divergence, patience. Pure functions over measured losses.
 
-Source of the thresholds: upstream's training contract (`docs/training.md` §guards). None of them is configurable.
+Source of the thresholds: upstream's training contract (`docs/training.md`, "Guards"). None of them is configurable.
 """
 
 from __future__ import annotations

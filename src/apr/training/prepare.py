@@ -27,6 +27,7 @@ from apr.loading.tokenizer import (
 )
 from apr.loading.torch_dtypes import from_torch_dtype
 from apr.loading.zoo import require_zoo
+from apr.training.budget import ID as BUDGET_ID
 from apr.training.budget import check_budget
 from apr.training.causality import check_causality
 from apr.training.corpus_checks import CHECKS, CorpusReport, check_corpus
@@ -90,6 +91,11 @@ def prepare(options: PretrainOptions, observer: Observer) -> Prepared:
     tokenizer = _read_tokenizer(options)
     way = _from_scratch if options.init is None else _from_checkpoint
     prepared = way(options, settings, device, tokenizer, observer)
+    for finding in prepared.findings:
+        if finding.status is Status.UNCHECKED:
+            observer.note(f"unchecked: {finding.id}: {finding.message}")
+        elif finding.id == BUDGET_ID and prepared.examination is not None and settings.steps:
+            observer.note(finding.message)
     checkpoints = -(-settings.steps // settings.steps_per_epoch)
     if checkpoints:
         size_bytes = sum(tensor.nbytes for tensor in on_disk_state_dict(prepared.model).values())

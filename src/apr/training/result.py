@@ -14,7 +14,7 @@ SCHEMA = "apr.pretrain/1"
 
 @dataclass
 class RunResult:
-    """The account of a run, kept while it goes on (upstream's keys, then ours; `docs/training.md` §answer).
+    """The account of a run, kept while it goes on (upstream's keys, then ours; `docs/training.md`, "Answer").
 
     step0: evaluation before any update. passes: how many times the data was begun. notes: what was said on the way.
     """

@@ -194,7 +194,7 @@ class _Run:
 
     def _save(self, epoch: int, steps: range, validation_loss: float | None, wall_s: float) -> SavedCheckpoint:
         prepared = self.prepared
-        own = [metrics for metrics in self.result.steps if metrics.step in steps]
+        own = self.result.steps[steps.start - 1 :]
         train_loss = math.fsum(metrics.train_loss for metrics in own) / len(own)
         record = TrainingRecord(
             step=own[-1].step,

@@ -24,7 +24,7 @@ class Regime:
     epoch_zero_cap: float | None
 
 
-# Source: upstream's two regimes, `docs/training.md` §regimes.
+# Source: upstream's two regimes, `docs/training.md`, "Regimes".
 REGIMES = {
     Mode.FINETUNE: Regime(5e-5, 100, 2.2, 10.0),
     Mode.FROM_SCRATCH: Regime(3e-4, 1000, 3.0, None),

@@ -46,7 +46,7 @@ class TokenLoss:
         import torch
 
         inputs, targets = windows_BT1[:, :-1], windows_BT1[:, 1:].reshape(-1)
-        with torch.inference_mode():
+        with torch.no_grad():
             if not self._must_split(targets.numel(), EVALUATION_LOGITS_BYTES):
                 return float(next_token_loss_sum(self._logits(inputs), targets))
             hidden_TH = self._hidden_states(inputs).flatten(0, -2)
@@ -129,7 +129,7 @@ class TokenLoss:
         was_training = model.training
         model.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 whole = self._logits(ids).float()
                 # Encoder-decoder bodies used as decoders (OPT) keep the part that feeds the head one level down.
                 for backbone in (base, getattr(base, "decoder", None)):

@@ -59,7 +59,7 @@ class WindowedShards:
     """All whole windows of `shards`, numbered through in order; the rest of a shard that fills none is left out.
 
     A window holds sequence_length + 1 ids: inputs are all but the last, targets all but the first. Consecutive
-    windows do not overlap (upstream's reading, `docs/training.md` §data).
+    windows do not overlap (upstream's reading, `docs/training.md`, "Data").
     """
 
     def __init__(self, shards: Sequence[Shard], sequence_length: int) -> None:
