@@ -65,6 +65,7 @@ class Recorded:
 
     tensor_digests: stored name to blake3 hex of the stored bytes. history: stamp changes, oldest first. provenance:
     `license`, `data_source`, `data_license` where the container has no keys of its own for them (`apr.json`).
+    config_facts: what the config said of the mathematics when the weights were saved (`loading/pinned.py`).
     """
 
     training: TrainingRecord | None = None
@@ -73,6 +74,7 @@ class Recorded:
     weights_digest: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    config_facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,6 +85,7 @@ class Recorded:
             "weights_digest": self.weights_digest,
             "history": [dict(change) for change in self.history],
             "provenance": dict(self.provenance),
+            **({"config_facts": dict(self.config_facts)} if self.config_facts else {}),
         }
 
 
@@ -99,6 +102,9 @@ def recorded_from_json(document: object, *, where: str) -> Recorded:
     digests = document.get("tensor_digests") or {}
     history = document.get("history") or []
     provenance = document.get("provenance") or {}
+    config_facts = document.get("config_facts") or {}
+    if not isinstance(config_facts, dict):
+        raise _damaged(f"{where}: config_facts", "an object", type(config_facts).__name__)
     if not isinstance(provenance, dict) or not all(isinstance(value, str) for value in provenance.values()):
         raise _damaged(f"{where}: provenance", "an object of strings", type(provenance).__name__)
     if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
@@ -115,6 +121,7 @@ def recorded_from_json(document: object, *, where: str) -> Recorded:
         weights_digest=weights_digest,
         history=tuple(MappingProxyType(change) for change in history),
         provenance=MappingProxyType(provenance),
+        config_facts=MappingProxyType(config_facts),
     )
 
 

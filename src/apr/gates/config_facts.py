@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.identity.types import Origin
+from apr.loading.pinned import drifted_facts
 
 ID = "INV-INIT-CONFIG-001"
 
@@ -33,10 +34,27 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             expected="one value for each fact",
             found=conflict,
         )
-    if not config.missing and not config.conflicts:
+    drifted = _drifted(facts)
+    for line in drifted:
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            f"the config is not the one the weights were saved with: {line}",
+            expected="the value pinned in the checkpoint's record",
+            found=line,
+            remedy=f"restore the value, or, if it is meant: apr stamp {facts.path} --set NAME=VALUE -o OUT",
+        )
+    if not config.missing and not config.conflicts and not drifted:
         defaulted = sorted(name for name, origin in config.origins.items() if origin is Origin.CLASS_DEFAULT)
         note = f"; not in the file, so as its class defines them: {', '.join(defaulted)}" if defaulted else ""
         yield Finding(ID, Status.PASS, f"the facts that no tensor shows are recorded{note}")
+
+
+def _drifted(facts: InitFacts) -> tuple[str, ...]:
+    if facts.checkpoint is None or facts.config is None:
+        return ()
+    recorded = facts.checkpoint.recorded
+    return drifted_facts(recorded.config_facts, facts.config.values, recorded.history)
 
 
 GATE = Gate(ID, "facts that no tensor shows are recorded", Stage.HEADERS, _check)

@@ -6,22 +6,26 @@ from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.words import account, folded, repair_commands, uniform_guess
+from apr.gates.words import account, folded, repair_commands, uniform_guess, wrapping
+from apr.loading.scales import unscaled_by_choice
 
 ID = "INV-INIT-COVERAGE-001"
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
-    if facts.plan is None:
+    if facts.plan is None or facts.checkpoint is None:
         yield Finding(ID, Status.UNCHECKED, facts.plan_note or "no load plan could be made")
         return
     ledger, target = facts.plan.ledger, facts.plan.target
-    if ledger.unfilled or ledger.unused:
-        sides = []
+    if ledger.unfilled or ledger.unused or ledger.raw_codes:
+        sides = [*filter(None, [wrapping(facts)])]
         if ledger.unfilled:
             sides.append(f"{len(ledger.unfilled)} model tensors would not be filled: {folded(ledger.unfilled)}")
         if ledger.unused:
             sides.append(f"{len(ledger.unused)} file tensors would not be used: {folded(ledger.unused)}")
+        if ledger.raw_codes:
+            dtypes = ", ".join(sorted({facts.checkpoint.tensors[name].dtype for name in ledger.raw_codes}))
+            sides.append(f"{len(ledger.raw_codes)} tensors ({dtypes}) lack their scale: {folded(ledger.raw_codes)}")
         yield Finding(
             ID,
             Status.REFUSE,
@@ -31,6 +35,14 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             remedy=_remedy(facts),
         )
     else:
+        uncertain = unscaled_by_choice(facts.checkpoint)
+        if uncertain:
+            yield Finding(
+                ID,
+                Status.UNCHECKED,
+                f"{len(uncertain)} 8-bit floating-point tensors, and nothing in the file speaks of scales: whether they "
+                "were dropped, only the values show (--deep)",
+            )
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
         yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
@@ -41,9 +53,11 @@ def _remedy(facts: InitFacts) -> str:
     assert facts.verdict is not None
     claimed = facts.plan.target.architecture
     others = [each.architecture for each in facts.verdict.evidence.candidates if each.architecture != claimed]
+    if others and others[0] == facts.verdict.claim.architecture:
+        return f"the file is what it says it is; load it as {others[0]}"
     if others:
         return repair_commands(facts, others[0])
-    leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused)
+    leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused, *facts.plan.ledger.raw_codes)
     return (
         "find the producer that wrote these names, or get a complete copy; "
         f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"

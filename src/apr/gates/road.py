@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
-from apr.formats.base import Checkpoint
+from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
 from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
@@ -24,7 +24,9 @@ from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Kind, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
+from apr.loading.scales import without_scales
 from apr.loading.target import make_target, make_target_on_meta
+from apr.loading.zoo_claim import ZooAnswer, ask_zoo, refuse_absurd_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +41,8 @@ class RoadOptions:
     dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
-    lets one tensor through, with `{name}` for the tensor.
+    lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
+    place of every stamp ("what if it were loaded as ...").
     """
 
     run_kind: Kind = Kind.DECODER
@@ -50,6 +53,7 @@ class RoadOptions:
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
+    load_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ def examine(path: Path, options: RoadOptions | None = None) -> Examination:
 def examine_opened(checkpoint: Checkpoint, options: RoadOptions | None = None) -> Examination:
     """As `examine`, of a checkpoint that is open already, or whose facts are those of a file still to be written."""
     options = options or RoadOptions()
+    if options.load_as is not None:
+        stamp = Stamp(StampKey.APR_HF_ARCHITECTURE, options.load_as, "--as")
+        checkpoint = replace(checkpoint, stamps=(stamp,))
     facts = _identify(replace(_facts(checkpoint.path, options), checkpoint=checkpoint), checkpoint, options)
     return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
 
@@ -113,15 +120,21 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
 
 
 def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> InitFacts:
-    verdict = give_verdict(checkpoint)
+    unscaled = without_scales(checkpoint)
+    verdict = give_verdict(unscaled)
     facts = replace(facts, verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
+    if verdict.claim.unknown and options.may_use_zoo:
+        answer = ask_zoo(unscaled, verdict)
+        if answer is not None:
+            return _planned_by_zoo(facts, checkpoint, options, answer)
     architecture = architecture_to_load(verdict)
     if architecture is None:
         return replace(facts, plan_note="no architecture is claimed that is known, so there is nothing to plan for")
     try:
-        config = resolve_config(checkpoint, architecture)
+        config = resolve_config(unscaled, architecture)
         target = make_target(checkpoint, architecture, config)
         if target is None and options.may_use_zoo:
+            refuse_absurd_counts(config.values, checkpoint)
             target = make_target_on_meta(architecture, config)
     except AprError as error:
         return replace(facts, config_error=error, plan_note="the config does not describe a model")
@@ -130,6 +143,14 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
         return replace(facts, config=config, plan_note=note)
     plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors)
     return replace(facts, config=config, plan=plan)
+
+
+def _planned_by_zoo(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions, answer: ZooAnswer) -> InitFacts:
+    facts = replace(facts, verdict=answer.verdict, config=answer.config, config_error=answer.error)
+    if answer.target is None:
+        return replace(facts, plan_note="the config does not describe a model that the zoo can build")
+    plan = make_plan(checkpoint, answer.target, dtype=options.dtype, allowed=options.allowed_tensors)
+    return replace(facts, plan=plan)
 
 
 def architecture_to_load(verdict: Verdict) -> Architecture | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
 from apr.identity.types import Architecture
 from apr.identity.verdict import stamp_recipe
+from apr.identity.wrappers import WRAPPER_PARTS
 from apr.loading.ledger import LoadPlan
 
 MOST_NAMES_SHOWN = 6
@@ -30,6 +32,8 @@ def account(plan: LoadPlan) -> str:
     parts = [f"{len(ledger.filled)} filled"]
     for label, names in (("unfilled", ledger.unfilled), ("unused", ledger.unused)):
         parts.append(f"{len(names)} {label}" + (f": {folded(names)}" if names else ""))
+    if ledger.raw_codes:
+        parts.append(f"{len(ledger.raw_codes)} raw codes without a scale: {folded(ledger.raw_codes)}")
     if ledger.shape_conflicts:
         parts.append(f"{len(ledger.shape_conflicts)} of another shape")
     if ledger.tied:
@@ -61,3 +65,40 @@ def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
 def repaired_path(path: Path, architecture: Architecture) -> Path:
     """Where the recipe puts the repaired copy: beside the original, named for what it is."""
     return path.with_name(f"{path.stem if path.is_file() else path.name}.{architecture.model_type}{path.suffix}")
+
+
+def wrapping(facts: InitFacts) -> str:
+    """What wrapper or prefix shifted the names of a file, `320 names carry `_orig_mod.``; empty when none is seen."""
+    if facts.checkpoint is None:
+        return ""
+    names = facts.plan.ledger.unused if facts.plan is not None else tuple(facts.checkpoint.tensors)
+    said = []
+    for part, wrapper in WRAPPER_PARTS.items():
+        count = sum(part in name.split(".") for name in names)
+        if count:
+            said.append(f"{count} names carry `{part}.`, which {wrapper} puts there")
+    flat = sum(name.rpartition(".")[2] in {"_flat_param", "flat_param"} for name in names)
+    if flat:
+        said.append(f"{flat} tensors are flattened FSDP parameters, not a gathered checkpoint")
+    if not said and facts.plan is not None:
+        said += _shifted(facts.plan)
+    return "; ".join(said)
+
+
+def _shifted(plan: LoadPlan) -> Iterator[str]:
+    """A prefix that all leftover names lack, or carry too much, when that pairs them with what was not filled."""
+    unused, unfilled = set(plan.ledger.unused), set(plan.ledger.unfilled)
+    if not unused or not unfilled:
+        return
+    example = min(unused)
+    heads = [".".join(example.split(".")[:count]) + "." for count in (1, 2, 3)]
+    for head in heads:
+        if all(name.startswith(head) for name in unused) and {name.removeprefix(head) for name in unused} & unfilled:
+            yield f"{len(unused)} names carry the prefix `{head}` that the model does not use"
+            return
+    for wanted in sorted(unfilled):
+        if wanted.endswith("." + example):
+            head = wanted.removesuffix(example)
+            if {head + name for name in unused} <= unfilled:
+                yield f"{len(unused)} names lack the prefix `{head}`"
+                return

@@ -17,6 +17,7 @@ class Rule(StrEnum):
     TIED_PLACEHOLDER = "tied: stored with zero bytes, meaning the bytes of the tensor it is tied to"
     TIED_COPY = "tied: stored once more; must be byte-equal to the tensor it is tied to"
     SAVED_BUFFER = "a buffer that older versions saved; the model recomputes it"
+    SCALE = "the scale of an 8-bit weight, which it is multiplied with on the way into the model"
     CONTAINER_INTERNAL = "belongs to the container (training state, embedded files), not to the model"
     ALLOWED_BY_USER = "allowed by the user"
 
@@ -44,25 +45,27 @@ class ShapeConflict:
 class Assignment:
     """One pair of the bijection: stored tensor to model tensor (on-disk naming), with the declared transform.
 
-    cast_from, cast_to: equal when the bytes go in unchanged.
+    cast_from, cast_to: equal when the bytes go in unchanged. scale_name: the stored tensor it is multiplied with.
     """
 
     stored_name: str
     model_name: str
     cast_from: DType
     cast_to: DType
+    scale_name: str | None = None
 
     @property
     def is_bit_exact(self) -> bool:
-        return self.cast_from == self.cast_to
+        return self.cast_from == self.cast_to and self.scale_name is None
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The plan's account. Anything in `unfilled`, `unused` or `shape_conflicts` refuses.
+    """The plan's account. Anything in `unfilled`, `unused`, `shape_conflicts` or `raw_codes` refuses.
 
     filled: model tensors that get file bytes. unfilled: model tensors nothing in the file fills. unused: file
-    tensors the model never asks for. ruled: covered by a named rule.
+    tensors the model never asks for. ruled: covered by a named rule. raw_codes: stored tensors whose numbers are
+    codes that mean nothing without a scale the file lacks.
     """
 
     filled: tuple[str, ...]
@@ -70,6 +73,7 @@ class Ledger:
     unused: tuple[str, ...]
     ruled: tuple[Ruling, ...]
     shape_conflicts: tuple[ShapeConflict, ...]
+    raw_codes: tuple[str, ...] = ()
 
     @property
     def tied(self) -> tuple[Ruling, ...]:
@@ -78,7 +82,7 @@ class Ledger:
 
     @property
     def balances(self) -> bool:
-        return not (self.unfilled or self.unused or self.shape_conflicts)
+        return not (self.unfilled or self.unused or self.shape_conflicts or self.raw_codes)
 
 
 @dataclass(frozen=True, slots=True)

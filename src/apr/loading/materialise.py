@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from apr.errors import DamagedFileError, RefusedError
+from apr.errors import DamagedFileError, RefusedError, UsageError
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
 from apr.loading.ledger import Assignment, LoadPlan
+from apr.loading.scales import apply_scale
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +22,16 @@ READ_CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class LoadedTensor:
-    """What was handed to the loader for one tensor: bytes read, their digest, and the digest after the cast."""
+    """What was handed to the loader for one tensor: bytes read, their digest, and the digest after the cast.
+
+    scale: the entry of the scale it was multiplied with and the digest of that one's stored bytes.
+    """
 
     assignment: Assignment
     bytes_read: int
     stored_blake3_hex: str
     handed_blake3_hex: str
+    scale: tuple[TensorEntry, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,21 @@ class PlannedTensor:
     """
 
     def __init__(
-        self, entry: TensorEntry, assignment: Assignment, loaded: dict[str, LoadedTensor], lock: threading.Lock
+        self,
+        entry: TensorEntry,
+        assignment: Assignment,
+        loaded: dict[str, LoadedTensor],
+        lock: threading.Lock,
+        scale: TensorEntry | None = None,
     ) -> None:
         self._entry = entry
+        self._scale = scale
         self._assignment = assignment
         self._loaded = loaded
         self._lock = lock
 
     def __getitem__(self, index: object) -> torch.Tensor:
-        tensor, loaded = read_tensor(self._entry, self._assignment)
+        tensor, loaded = read_tensor(self._entry, self._assignment, self._scale)
         with self._lock:
             self._loaded[self._assignment.model_name] = loaded
         return tensor[index]
@@ -67,8 +78,13 @@ class PlannedTensor:
         return self._entry.shape
 
 
-def read_tensor(entry: TensorEntry, assignment: Assignment) -> tuple[torch.Tensor, LoadedTensor]:
-    """One stored tensor in memory of its own, cast as the assignment declares, with the digests of both forms."""
+def read_tensor(
+    entry: TensorEntry, assignment: Assignment, scale: TensorEntry | None = None
+) -> tuple[torch.Tensor, LoadedTensor]:
+    """One stored tensor in memory of its own, cast as the assignment declares, with the digests of both forms.
+
+    scale: the stored scale that the assignment names; UsageError when it names one and none is handed over.
+    """
     import torch
     from blake3 import blake3
 
@@ -90,11 +106,18 @@ def read_tensor(entry: TensorEntry, assignment: Assignment) -> tuple[torch.Tenso
             entry.file.read_into(entry.offset_bytes + start, part, entry.name)
             hasher.update(part)
     stored_hex = hasher.hexdigest()
+    bytes_read, scale_read = entry.size_bytes, None
+    if assignment.scale_name is not None:
+        if scale is None:
+            raise UsageError(f"{entry.name} cannot be read without its scale", expected=assignment.scale_name)
+        factors, read = read_tensor(scale, Assignment(scale.name, scale.name, scale.dtype, scale.dtype))
+        tensor = apply_scale(tensor, factors, entry.name)
+        bytes_read, scale_read = bytes_read + read.bytes_read, (scale, read.stored_blake3_hex)
     handed_hex = stored_hex
     if not assignment.is_bit_exact:
         tensor = tensor.to(to_torch_dtype(assignment.cast_to))
         handed_hex = blake3(tensor_bytes(tensor)).hexdigest()
-    return tensor, LoadedTensor(assignment, entry.size_bytes, stored_hex, handed_hex)
+    return tensor, LoadedTensor(assignment, bytes_read, stored_hex, handed_hex, scale_read)
 
 
 def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None = None) -> Materialised:
@@ -114,7 +137,13 @@ def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None
     loaded: dict[str, LoadedTensor] = {}
     lock = threading.Lock()
     state = {
-        each.model_name: PlannedTensor(checkpoint.tensors[each.stored_name], each, loaded, lock)
+        each.model_name: PlannedTensor(
+            checkpoint.tensors[each.stored_name],
+            each,
+            loaded,
+            lock,
+            None if each.scale_name is None else checkpoint.tensors[each.scale_name],
+        )
         for each in plan.assignments
     }
     options = {} if attention is None else {"attn_implementation": attention}

@@ -9,6 +9,7 @@ from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
 from apr.identity.evidence import INTERNAL_PREFIXES
 from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
+from apr.loading.scales import lacking_scales, packed_weights, paired_scales
 
 _RESIDENT_FLOATS = (DType.F32, DType.BF16, DType.F16, DType.F64)
 
@@ -53,6 +54,7 @@ def make_plan(
     rulings: list[Ruling] = []
     conflicts: list[ShapeConflict] = []
     used: set[str] = set()
+    scales = paired_scales(checkpoint.tensors)
 
     for name, wanted in target.expected.items():
         entry = stored.get(name)
@@ -67,7 +69,7 @@ def make_plan(
         elif entry is not None:
             used.add(name)
             if entry.shape == wanted.shape:
-                assignments.append(_assignment(entry, resident))
+                assignments.append(_assignment(entry, resident, scales.get(name)))
             else:
                 conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
         elif wanted.tied_to is not None and (wanted.tied_to in stored or name in placeholders):
@@ -78,8 +80,12 @@ def make_plan(
         elif not wanted.is_optional:
             unfilled.append(name)
 
+    scale_of = {scale: weight for weight, scale in scales.items() if weight in used}
     unused: list[str] = []
     for name in checkpoint.tensors:
+        if name in scale_of:
+            rulings.append(Ruling(name, Rule.SCALE, partner=scale_of[name]))
+            continue
         if name in used or (name in placeholders and name in target.expected):
             continue
         if name.startswith(INTERNAL_PREFIXES):
@@ -95,6 +101,9 @@ def make_plan(
         unused=tuple(unused),
         ruled=tuple(rulings),
         shape_conflicts=tuple(conflicts),
+        raw_codes=tuple(
+            name for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint)) if name not in allowed
+        ),
     )
     return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger)
 
@@ -105,7 +114,8 @@ def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[st
     A head stored once more than its tie needs does not count, so that it may come and go between containers.
     """
     if plan is not None and plan.ledger.balances:
-        return frozenset(assignment.stored_name for assignment in plan.assignments)
+        scales = (assignment.scale_name for assignment in plan.assignments if assignment.scale_name is not None)
+        return frozenset((*(assignment.stored_name for assignment in plan.assignments), *scales))
     return frozenset(
         name
         for name, entry in checkpoint.tensors.items()
@@ -113,7 +123,7 @@ def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[st
     )
 
 
-def _assignment(entry: TensorEntry, resident: DType) -> Assignment:
+def _assignment(entry: TensorEntry, resident: DType, scale_name: str | None) -> Assignment:
     encoding = ENCODINGS[entry.dtype]
     becomes = resident if encoding.is_float or encoding.is_quantized else entry.dtype
-    return Assignment(entry.name, entry.name, cast_from=entry.dtype, cast_to=becomes)
+    return Assignment(entry.name, entry.name, cast_from=entry.dtype, cast_to=becomes, scale_name=scale_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,18 +97,18 @@ def receipt_of(
         source=str(checkpoint.path),
         bytes_read=sum(each.bytes_read for each in loaded.values()),
         tensors_written=len(loaded),
-        weights_digest=weights_digest(
-            TensorDigest(
-                each.assignment.stored_name,
-                each.assignment.cast_from,
-                checkpoint.tensors[each.assignment.stored_name].shape,
-                each.stored_blake3_hex,
-            )
-            for each in loaded.values()
-        ),
+        weights_digest=weights_digest(leaf for each in loaded.values() for leaf in _leaves(checkpoint, each)),
         resident_digests=dict(sorted(digests.items())),
         problems=tuple(sorted(problems, key=lambda problem: problem.name)),
     )
+
+
+def _leaves(checkpoint: Checkpoint, loaded: LoadedTensor) -> Iterator[TensorDigest]:
+    name = loaded.assignment.stored_name
+    yield TensorDigest(name, loaded.assignment.cast_from, checkpoint.tensors[name].shape, loaded.stored_blake3_hex)
+    if loaded.scale is not None:
+        scale, digest = loaded.scale
+        yield TensorDigest(scale.name, scale.dtype, scale.shape, digest)
 
 
 def resident_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:

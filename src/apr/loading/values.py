@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import TensorEntry
@@ -18,16 +19,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK_BYTES = 1 << 20
-# Mean and standard deviation of larger tensors are estimated from the start of every chunk, at most this many values.
+# Moments of larger tensors are estimated from the start of evenly spaced chunks: at most this many values of each,
+# from at most this many of them.
 SAMPLE_ELEMENTS_PER_CHUNK = 1 << 14
+MOST_CHUNKS_SAMPLED = 64
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
     """What one stored tensor's bytes show.
 
-    non_finite_count, is_all_zero and is_constant are exact over all elements. mean, std, minimum, maximum are over
-    `sampled_count` elements (at most 16,384 a chunk of 1 MiB), None for block-quantised dtypes and empty tensors.
+    non_finite_count, is_all_zero, is_constant and trailing_zero_bytes (zero bytes at the end) are exact over all
+    elements. The rest is over `sampled_count` elements (at most 16,384 of a chunk of 1 MiB), None for block-quantised
+    dtypes and empty tensors: excess_kurtosis is 0 for a normal distribution, negative_share the part below zero,
+    row_spread the standard deviation of the rows' mean squares over their mean (None with fewer than 8 whole rows).
     """
 
     entry: TensorEntry
@@ -41,6 +46,10 @@ class TensorFacts:
     std: float | None
     minimum: float | None
     maximum: float | None
+    trailing_zero_bytes: int = 0
+    excess_kurtosis: float | None = None
+    negative_share: float | None = None
+    row_spread: float | None = None
 
     @property
     def sums(self) -> StoredSums:
@@ -84,42 +93,76 @@ def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
 
     hasher, checksum = Blake3(), 0
     layout = _BIT_LAYOUTS.get(entry.dtype)
-    moments = _Moments()
-    non_finite, largest_bits = 0, 0
-    first_word: int | None = None
-    is_constant = True
     word_type = np.dtype(f"<u{layout.word_bytes if layout else _integer_bytes(entry.dtype)}")
-    for chunk in entry.stream(CHUNK_BYTES):
+    moments = _Moments(columns=entry.shape[-1] if len(entry.shape) > 1 else 0)
+    sample_every = max(1, -(-entry.size_bytes // CHUNK_BYTES) // MOST_CHUNKS_SAMPLED)
+    bits = _Bits(layout, word_type)
+    for index, chunk in enumerate(entry.stream(CHUNK_BYTES)):
         hasher.update(chunk)
         checksum = crc32(chunk, checksum)
         words = np.frombuffer(chunk, dtype=word_type)
-        lowest, highest = int(words.min()), int(words.max())
-        first_word = lowest if first_word is None else first_word
-        is_constant = is_constant and lowest == highest == first_word
-        if layout is None:
-            largest_bits = max(largest_bits, highest)
-        else:
-            magnitudes = words & word_type.type(layout.magnitude_mask)
-            peak = int(magnitudes.max())
-            largest_bits = max(largest_bits, peak)
-            if peak > layout.largest_finite:
-                non_finite += int(np.count_nonzero(magnitudes > layout.largest_finite))
-        sample = _as_float64(words[:SAMPLE_ELEMENTS_PER_CHUNK], entry.dtype)
-        if sample is not None:
-            moments.add(sample)
+        bits.add(words)
+        if index % sample_every == 0:
+            sample = _as_float64(words[:SAMPLE_ELEMENTS_PER_CHUNK], entry.dtype)
+            if sample is not None:
+                moments.add(sample, first_element=index * (CHUNK_BYTES // word_type.itemsize))
     return TensorFacts(
         entry=entry,
         crc32=checksum,
         blake3_hex=hasher.hexdigest(),
-        non_finite_count=non_finite,
-        is_all_zero=entry.size_bytes > 0 and largest_bits == 0,
-        is_constant=entry.element_count > 1 and is_constant and not ENCODINGS[entry.dtype].is_quantized,
+        non_finite_count=bits.non_finite_count,
+        is_all_zero=entry.size_bytes > 0 and bits.trailing_zero_bytes == entry.size_bytes,
+        is_constant=entry.element_count > 1 and bits.is_constant and not ENCODINGS[entry.dtype].is_quantized,
         sampled_count=moments.count,
         mean=moments.mean,
         std=moments.std,
         minimum=moments.minimum,
         maximum=moments.maximum,
+        trailing_zero_bytes=bits.trailing_zero_bytes,
+        excess_kurtosis=moments.excess_kurtosis,
+        negative_share=moments.negative_share,
+        row_spread=moments.row_spread,
     )
+
+
+class _Bits:
+    """What the raw words show, over every element: non-finite values, one value everywhere, zeros at the end."""
+
+    def __init__(self, layout: _BitLayout | None, word_type: np.dtype[Any]) -> None:
+        self._layout = layout
+        self._word_type = word_type
+        self._first: int | None = None
+        self._magnitudes: np.ndarray[Any, Any] | None = None
+        self.non_finite_count = 0
+        self.is_constant = True
+        self.trailing_zero_bytes = 0
+
+    def add(self, words: np.ndarray[Any, Any]) -> None:
+        import numpy as np
+
+        self._first = int(words[0]) if self._first is None else self._first
+        # One value everywhere can be denied by the ends of the chunk; only what stays constant is looked at whole.
+        if self.is_constant and (int(words[0]) != self._first or int(words[-1]) != self._first):
+            self.is_constant = False
+        self.is_constant = self.is_constant and not bool(np.any(words != self._first))
+        magnitudes = words if self._layout is None else self._magnitudes_of(words)
+        if self._layout is not None and int(magnitudes.max()) > self._layout.largest_finite:
+            self.non_finite_count += int(np.count_nonzero(magnitudes > self._layout.largest_finite))
+        if magnitudes[-1]:
+            self.trailing_zero_bytes = 0
+            return
+        nonzero = np.flatnonzero(magnitudes)
+        tail = len(words) - (int(nonzero[-1]) + 1 if len(nonzero) else 0)
+        self.trailing_zero_bytes = tail * words.itemsize + (0 if len(nonzero) else self.trailing_zero_bytes)
+
+    def _magnitudes_of(self, words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The words without their sign, in a buffer that is used again for every chunk."""
+        import numpy as np
+
+        assert self._layout is not None
+        if self._magnitudes is None or len(self._magnitudes) != len(words):
+            self._magnitudes = np.empty_like(words)
+        return np.bitwise_and(words, self._word_type.type(self._layout.magnitude_mask), out=self._magnitudes)
 
 
 def _integer_bytes(dtype: DType) -> int:
@@ -135,6 +178,8 @@ def _as_float64(words: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, An
         return (words.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if dtype in {DType.F64, DType.F32, DType.F16}:
         return words.view(np.dtype(f"<f{words.itemsize}")).astype(np.float64)
+    if dtype in {DType.F8_E4M3, DType.F8_E5M2}:
+        return _eight_bit_values(dtype)[words]
     if dtype in {DType.I64, DType.I32, DType.I16, DType.I8}:
         return words.view(np.dtype(f"<i{words.itemsize}")).astype(np.float64)
     if dtype in {DType.U64, DType.U32, DType.U16, DType.U8, DType.BOOL}:
@@ -142,36 +187,92 @@ def _as_float64(words: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, An
     return None
 
 
-class _Moments:
-    """Count, mean, standard deviation and range of the finite values seen so far (Chan et al. pairwise update)."""
+@lru_cache(maxsize=2)
+def _eight_bit_values(dtype: DType) -> np.ndarray[Any, Any]:
+    """The value of each of the 256 codes (OCP 8-bit floating point: E4M3 has one NaN code, E5M2 is a short half)."""
+    import numpy as np
 
-    def __init__(self) -> None:
+    codes = np.arange(256, dtype=np.uint16)
+    if dtype is DType.F8_E5M2:
+        return (codes << 8).view(np.float16).astype(np.float64)
+    exponent, fraction = (codes >> 3 & 15).astype(np.float64), (codes & 7) / 8
+    values = np.where(exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent - 7))
+    values[(codes & 0x7F) == 0x7F] = np.nan
+    return np.where(codes >= 128, -values, values)
+
+
+class _Moments:
+    """Moments, range and row norms of the finite values seen so far; sums are taken about the first sample's mean."""
+
+    FEWEST_ROWS = 8
+
+    def __init__(self, columns: int = 0) -> None:
         self.count = 0
-        self._mean = 0.0
-        self._squares = 0.0
         self.minimum: float | None = None
         self.maximum: float | None = None
+        self._columns = columns
+        self._centre: float | None = None
+        self._sums = [0.0, 0.0, 0.0, 0.0]
+        self._negative_count = 0
+        self._row_squares: list[float] = []
 
-    def add(self, values: np.ndarray[Any, Any]) -> None:
+    def add(self, values: np.ndarray[Any, Any], first_element: int = 0) -> None:
+        """first_element: place of the first value in the tensor, from which whole rows are told."""
         import numpy as np
 
-        values = values[np.isfinite(values)]
+        if self._columns > 1:
+            start = -first_element % self._columns
+            rows = (len(values) - start) // self._columns
+            if rows > 0:
+                whole = values[start : start + rows * self._columns].reshape(rows, self._columns)
+                self._row_squares += np.einsum("ij,ij->i", whole, whole).tolist()
+        finite = np.isfinite(values)
+        if not finite.all():
+            values = values[finite]
         if values.size == 0:
             return
-        mean = float(values.mean())
-        squares = float(np.square(values - mean).sum())
-        delta, total = mean - self._mean, self.count + values.size
-        self._squares += squares + delta * delta * self.count * values.size / total
-        self._mean += delta * values.size / total
-        self.count = total
+        if self._centre is None:
+            self._centre = float(values.mean())
+        from_centre = values - self._centre
+        squares = from_centre * from_centre
+        self._sums[0] += float(from_centre.sum())
+        self._sums[1] += float(squares.sum())
+        self._sums[2] += float((squares * from_centre).sum())
+        self._sums[3] += float((squares * squares).sum())
+        self.count += values.size
+        self._negative_count += int(np.count_nonzero(values < 0))
         lowest, highest = float(values.min()), float(values.max())
         self.minimum = lowest if self.minimum is None else min(self.minimum, lowest)
         self.maximum = highest if self.maximum is None else max(self.maximum, highest)
 
     @property
     def mean(self) -> float | None:
-        return self._mean if self.count else None
+        return None if self._centre is None else self._centre + self._sums[0] / self.count
+
+    @property
+    def _variance(self) -> float:
+        return max(0.0, self._sums[1] / self.count - (self._sums[0] / self.count) ** 2)
 
     @property
     def std(self) -> float | None:
-        return math.sqrt(self._squares / self.count) if self.count else None
+        return math.sqrt(self._variance) if self.count else None
+
+    @property
+    def excess_kurtosis(self) -> float | None:
+        if not self.count or not self._variance:
+            return None
+        shift, second, third, fourth = (each / self.count for each in self._sums)
+        central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
+        return central / self._variance**2 - 3
+
+    @property
+    def negative_share(self) -> float | None:
+        return self._negative_count / self.count if self.count else None
+
+    @property
+    def row_spread(self) -> float | None:
+        rows = self._row_squares
+        mean = sum(rows) / len(rows) if len(rows) >= self.FEWEST_ROWS else 0.0
+        if not mean or not math.isfinite(mean):
+            return None
+        return math.sqrt(sum((each - mean) ** 2 for each in rows) / len(rows)) / mean

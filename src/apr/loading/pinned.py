@@ -1,0 +1,82 @@
+"""The facts of a config that no tensor shows, pinned when a checkpoint is saved and compared when it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import isclose
+from typing import Any
+
+from apr.identity.config import is_number
+from apr.identity.typed_config import WITHOUT_EFFECT
+
+_OF_THE_FILE = re.compile(
+    r"^(architectures|model_type|auto_map|transformers_version|_.*|dtype|torch_dtype|tokenizer_class|task_specific_params"
+    r"|id2label|label2id|finetuning_task|problem_type|quantization_config|gradient_checkpointing|return_dict"
+    r"|is_encoder_decoder|name_or_path|attn_implementation)$"
+)
+_WITH_EFFECT_AFTER_ALL = frozenset({"sliding_window", "max_window_layers"})
+
+
+def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a Hugging Face config changes the mathematics, in one spelling, as JSON values.
+
+    Rotary settings of either spelling (`rope_theta` with `rope_scaling`, or `rope_parameters`) stand under `rope`.
+    Dropout, token ids, file identity and other fields without effect on what the model computes are left out.
+    """
+    facts = {
+        name: value
+        for name, value in config.items()
+        if not _OF_THE_FILE.match(name) and (name in _WITH_EFFECT_AFTER_ALL or not WITHOUT_EFFECT.search(name))
+    }
+    parameters, theta, scaling = (facts.pop(name, None) for name in ("rope_parameters", "rope_theta", "rope_scaling"))
+    rope = (
+        dict(parameters) if isinstance(parameters, Mapping) else dict(scaling) if isinstance(scaling, Mapping) else {}
+    )
+    if theta is not None:
+        rope.setdefault("rope_theta", theta)
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    if rope.get("rope_type") in ("default", None):
+        rope.pop("rope_type", None)
+    if rope:
+        facts["rope"] = rope
+    return facts
+
+
+def drifted_facts(
+    pinned: Mapping[str, Any], config: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
+) -> tuple[str, ...]:
+    """One line for each pinned fact that `config` (with its class defaults) gives another value.
+
+    history: stamp changes; a fact that a stamp has set on purpose is not held against its older record.
+    """
+    now = config_facts(config)
+    stamped = {_fact_of(str(change.get("key"))) for entry in history for change in _changes(entry)}
+    lines = []
+    for name, before in pinned.items():
+        if name in stamped or _same(before, now.get(name)) or (name not in now and not before):
+            continue
+        after = f"{now[name]!r}" if name in now else "absent"
+        lines.append(f"{name} was {before!r} when the weights were saved and is {after} now")
+    return tuple(lines)
+
+
+def _changes(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    changes = entry.get("changes")
+    return [each for each in changes if isinstance(each, Mapping)] if isinstance(changes, Sequence) else ()
+
+
+def _fact_of(key: str) -> str:
+    name = key.rpartition(": ")[2].partition(".")[0]
+    return "rope" if name in {"rope_theta", "rope_scaling", "rope_parameters"} else name
+
+
+def _same(one: Any, other: Any) -> bool:
+    if is_number(one) and is_number(other):
+        return isclose(one, other, rel_tol=1e-6)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(_same(one.get(key), other.get(key)) for key in {*one, *other})
+    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str):
+        return len(one) == len(other) and all(_same(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
