@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from apr.convert import metering, proof
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.formats.registry import open_checkpoint
-from apr.stamping import edit_hf
+from apr.stamping import edit_hf, in_place
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
+from apr.storage import operations
 from tests.stamping.conftest import QWEN2, Lie, files_below
 
 DESTINATIONS = ("output", "in place")
@@ -28,17 +30,13 @@ def stamp(lie: Lie, destination: str, changes: StampChanges = QWEN2) -> Path:
     return stamp_file(lie.path, changes, in_place=True).output
 
 
-def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, error: BaseException) -> None:
-    """Let the writer of `container` fail after its first tensors (or, in a directory, before its last small file)."""
+def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, destination: str, error: BaseException) -> None:
+    """Let the writer of `container` fail after its first bytes (or, in a directory, before its last small file)."""
+    if destination == "in place":
+        operation = "rename" if container == "hf" else "write"
+        fail_in_call(monkeypatch, operation, 2, error)
+        return
     if container == "hf":
-        original = edit_hf.atomic_file
-
-        def failing(path: Path) -> Any:
-            if path.name == "config.json":
-                raise error
-            return original(path)
-
-        monkeypatch.setattr(edit_hf, "atomic_file", failing)
         monkeypatch.setattr(edit_hf.shutil, "copyfile", raiser(error))
         return
     calls = iter(range(10**6))
@@ -46,16 +44,29 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, error: BaseExce
 
     def copy_that_fails(entry: Any) -> Any:
         tensor = original_copy(entry)
-        if next(calls) < 3:
-            return tensor
 
-        def chunks() -> Iterator[bytes]:
-            raise error
-            yield b""
+        def chunks() -> Iterator[Any]:
+            for chunk in tensor.chunks():
+                if next(calls) > 3:
+                    raise error
+                yield chunk
 
         return type(tensor)(tensor.name, tensor.dtype, tensor.shape, chunks)
 
     monkeypatch.setattr(metering, "copy_of", copy_that_fails)
+
+
+def fail_in_call(monkeypatch: pytest.MonkeyPatch, operation: str, number: int, error: BaseException) -> None:
+    """Let call `number` (counted from 1) of a storage operation raise `error`, once."""
+    calls = iter(range(1, 10**6))
+    original = getattr(operations, operation)
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) == number:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(operations, operation, failing)
 
 
 def raiser(error: BaseException) -> Callable[..., Any]:
@@ -72,7 +83,7 @@ def test_a_full_disk_in_the_middle_leaves_everything_as_it_was(
     lie: Lie, destination: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_below(lie.path.parent)
-    fail_during(monkeypatch, lie.container, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    fail_during(monkeypatch, lie.container, destination, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises((InputOutputError, OSError)) as caught:
         stamp(lie, destination)
     assert "No space left on device" in str(caught.value)
@@ -86,7 +97,7 @@ def test_an_interrupt_in_the_middle_leaves_everything_as_it_was(
     lie: Lie, destination: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_below(lie.path.parent)
-    fail_during(monkeypatch, lie.container, KeyboardInterrupt())
+    fail_during(monkeypatch, lie.container, destination, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         stamp(lie, destination)
     assert files_below(lie.path.parent) == before
@@ -94,10 +105,7 @@ def test_an_interrupt_in_the_middle_leaves_everything_as_it_was(
 
 @pytest.mark.planted_defect("INV-STAMP-BYTES-001")
 @pytest.mark.falsifies("FALSIFY-STAMP-BYTES-001")
-@pytest.mark.parametrize("destination", DESTINATIONS)
-def test_a_stamped_file_whose_tensors_differ_is_never_published(
-    lie: Lie, destination: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stamped_copy_whose_tensors_differ_is_never_published(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files_below(lie.path.parent)
     original = proof._stored
     calls = iter([0, 1])
@@ -111,7 +119,26 @@ def test_a_stamped_file_whose_tensors_differ_is_never_published(
 
     monkeypatch.setattr(proof, "_stored", one_digest_differs_when_read_back)
     with pytest.raises(RefusedError, match="not written as they are") as caught:
-        stamp(lie, destination)
+        stamp(lie, "output")
+    assert caught.value.invariant == "INV-STAMP-BYTES-001"
+    assert files_below(lie.path.parent) == before
+
+
+@pytest.mark.planted_defect("INV-STAMP-BYTES-001")
+def test_a_stamp_in_place_after_which_a_tensor_stands_elsewhere_is_taken_back(
+    lie: Lie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(lie.path.parent)
+
+    def one_tensor_moved(path: Path) -> Any:
+        checkpoint = open_checkpoint(path)
+        name, entry = next(iter(checkpoint.tensors.items()))
+        tensors = {**checkpoint.tensors, name: replace(entry, offset_bytes=entry.offset_bytes + 64)}
+        return replace(checkpoint, tensors=tensors)
+
+    monkeypatch.setattr(in_place, "open_checkpoint", one_tensor_moved)
+    with pytest.raises(RefusedError, match="taken back") as caught:
+        stamp(lie, "in place")
     assert caught.value.invariant == "INV-STAMP-BYTES-001"
     assert files_below(lie.path.parent) == before
 
@@ -154,6 +181,11 @@ def test_damaged_bytes_are_not_sealed_with_fresh_checksums(
     data[-200] ^= 0x10
     file.write_bytes(data)
     before = files_below(lie.path.parent)
+    if destination == "in place":
+        stamp(lie, destination)
+        with open_checkpoint(lie.path) as stamped:
+            assert stamped.verify_checksums() != ()
+        return
     with pytest.raises(DamagedFileError) as caught:
         stamp(lie, destination)
     assert caught.value.invariant == "INV-FILE-INTEGRITY-001"
@@ -192,16 +224,17 @@ def test_a_link_is_followed_to_the_file_it_leads_to(make_lie: Callable[[str], Li
         assert checkpoint.metadata["architecture"] == "qwen2"
 
 
-def test_other_hard_links_keep_the_old_stamps_and_the_user_is_told(
+def test_other_hard_links_show_the_new_stamps_and_the_user_is_told(
     make_lie: Callable[[str], Lie], tmp_path: Path
 ) -> None:
     lie = make_lie("apr-typed-only")
     other = tmp_path / "other.apr"
     os.link(lie.path, other)
-    before = other.read_bytes()
     result = stamp_file(lie.path, QWEN2, in_place=True)
-    assert any("1 other hard links" in note for note in result.notes)
-    assert other.read_bytes() == before
+    assert any("1 other hard links to this file show it too" in note for note in result.notes)
+    assert other.stat().st_ino == lie.path.stat().st_ino
+    with open_checkpoint(other) as checkpoint:
+        assert checkpoint.metadata["architecture"] == "qwen2"
 
 
 def test_missing_foreign_and_empty_inputs_have_their_own_errors(tmp_path: Path) -> None:

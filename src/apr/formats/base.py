@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from apr.formats.dtypes import DType
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.storage.digests import NOTHING_READ, StoredSums
-from apr.storage.reading import SourceFile
+from apr.storage.reading import HeldDirectory, SourceFile
 
 
 class ChecksumVerifier(Protocol):
@@ -113,6 +113,7 @@ class Checkpoint:
     of 150,000 tokens takes longer to parse than all headers.
     problems: structural contradictions found while reading headers (INV-FILE-INTEGRITY-001).
     The files stay open until `close`, so what was checked is what is loaded, also when the path is replaced.
+    directory: held with them when the checkpoint is a directory.
     """
 
     path: Path
@@ -130,6 +131,7 @@ class Checkpoint:
     count_tokenizer_rows: Callable[[], int | None] = lambda: None
     problems: tuple[IntegrityProblem, ...] = ()
     verify_checksums: ChecksumVerifier = nothing_to_verify
+    directory: HeldDirectory | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -153,6 +155,8 @@ class Checkpoint:
     def close(self) -> None:
         for file in self.files:
             file.close()
+        if self.directory is not None:
+            self.directory.close()
 
     def __enter__(self) -> Checkpoint:
         return self

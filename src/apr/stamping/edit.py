@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.stamping.changes import IDENTITY_FIELDS, OPTIONS, StampChanges
 from apr.stamping.history import Change
 from apr.storage.checksums import blake3_hex
+from apr.storage.patches import Change as DirectoryChange
 
 CONFIG_KEYS: Mapping[str, StampKey] = {
     "hf_architecture": StampKey.CONFIG_ARCHITECTURES,
@@ -52,14 +52,14 @@ class Editor:
     """How one format is stamped.
 
     plan: the edit that makes the changes. record: the edit with one more history entry. write: the edited checkpoint
-    at a free path. write_in_place: changes it where it stands and yields it to be checked, all or nothing; None when
-    the way is to write beside and rename.
+    at a free path. change: what the edit changes where the checkpoint stands, None when tensors come or go with it and
+    only a new file will do.
     """
 
     plan: Callable[[Checkpoint, StampChanges, Mapping[str, bytes] | None], Edit]
     record: Callable[[Edit, Mapping[str, Any]], Edit]
     write: Callable[[Edit, Path], None]
-    write_in_place: Callable[[Edit], AbstractContextManager[Path]] | None = None
+    change: Callable[[Edit], DirectoryChange | None]
 
 
 def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: str) -> tuple[Stamp, ...]:

@@ -9,9 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.errors import UsageError
+from apr.formats.apr2.edit import plan_metadata_patch
 from apr.formats.apr2.layout import Flags
 from apr.formats.apr2.metadata import CONFIG_KEY, HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
 from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
+from apr.formats.apr2.metadata_text import encode_metadata
 from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint
@@ -24,6 +26,7 @@ from apr.stamping.changes import StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import CONFIG_KEYS, METADATA_KEYS, Edit, Editor, restamped, stamps_given, tokenizer_change
 from apr.stamping.history import change_of
+from apr.storage.patches import Change as DirectoryChange
 
 METADATA_PLACE = "APR metadata"
 FLAGS_OFFSET_BYTES = 6
@@ -81,6 +84,17 @@ def write(edit: Edit, path: Path) -> None:
     )
 
 
+def change(edit: Edit) -> DirectoryChange | None:
+    """What the edit changes in the file; None when tokenizer files come or go that stand as tensors."""
+    if edit.tokenizer_files is not None:
+        texts = edit.before.metadata.get(FILES_KEY) or {}
+        if tokenizer_tensors(edit.tokenizer_files) or edit.before.tokenizer_files().keys() - texts.keys():
+            return None
+    metadata = encode_metadata(edit.after.metadata, spelling_of(edit.before.metadata))
+    patch = plan_metadata_patch(edit.before.files[0], metadata, _flags(edit))
+    return None if patch is None else DirectoryChange((patch,))
+
+
 def header_flags(checkpoint: Checkpoint) -> Flags:
     """The flag bits in the header of an opened `.apr`."""
     return Flags(int.from_bytes(checkpoint.files[0].read_at(FLAGS_OFFSET_BYTES, 2, "the header flags"), "little"))
@@ -136,4 +150,4 @@ def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
             )
 
 
-EDITOR = Editor(plan, record, write)
+EDITOR = Editor(plan, record, write, change)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +21,10 @@ from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
-from apr.storage.atomic import atomic_directory, atomic_file
+from apr.storage.atomic import atomic_directory
+from apr.storage.inplace import content_of
+from apr.storage.patches import Change as DirectoryChange
+from apr.storage.patches import Replacement
 
 LONGEST_FILE_BYTES = 64 << 20
 
@@ -88,29 +90,12 @@ def write(edit: Edit, path: Path) -> None:
             (copy / file_name).write_bytes(data)
 
 
-@contextmanager
-def write_in_place(edit: Edit) -> Iterator[Path]:
-    """Replace the small files one by one, `config.json` last, and yield the directory to be checked.
-
-    On an exception, also one from the check, the old files are put back.
-    """
-    source = edit.before.path
-    changed = _changed_files(edit)
-    previous: dict[Path, bytes | None] = {}
-    try:
-        for name in sorted(changed, key=lambda name: name == CONFIG_FILE_NAME):
-            target = (source / name).resolve()
-            previous[target] = target.read_bytes() if target.exists() else None
-            with atomic_file(target) as file:
-                file.write(changed[name])
-        for name in _retired_files(edit):
-            previous[source / name] = (source / name).read_bytes()
-            (source / name).unlink()
-        yield source
-    except BaseException:
-        for target, data in previous.items():
-            _put_back(target, data)
-        raise
+def change(edit: Edit) -> DirectoryChange:
+    """What the edit changes in the directory. A link gives way to a file; what it leads to is not touched."""
+    directory = edit.before.path
+    names = {**_changed_files(edit), **dict.fromkeys(_retired_files(edit))}
+    replacements = (Replacement(name, content_of(directory / name), names[name]) for name in sorted(names))
+    return DirectoryChange((), tuple(each for each in replacements if each.old != each.new))
 
 
 def _no_file(path: Path) -> DamagedFileError:
@@ -122,14 +107,6 @@ def _no_file(path: Path) -> DamagedFileError:
         found="a link that leads to no file" if is_link else "a device, socket or pipe",
         remedy=f"remove {path}, or stamp with --in-place",
     )
-
-
-def _put_back(target: Path, data: bytes | None) -> None:
-    if data is None:
-        target.unlink(missing_ok=True)
-    elif not target.exists() or target.read_bytes() != data:
-        with atomic_file(target) as file:
-            file.write(data)
 
 
 def _changed_files(edit: Edit) -> dict[str, bytes]:
@@ -151,4 +128,4 @@ def json_file(document: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-EDITOR = Editor(plan, record, write, write_in_place)
+EDITOR = Editor(plan, record, write, change)

@@ -12,11 +12,13 @@ from typing import Any
 from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint, StampKey
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
+from apr.formats.safetensors.edit import plan_metadata_patch
 from apr.formats.safetensors.header import METADATA_KEY
 from apr.formats.safetensors.write import write_safetensors
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields, restamped, stamps_given
 from apr.stamping.history import change_of
+from apr.storage.patches import Change as DirectoryChange
 
 MODEL_TYPE_KEY = "model_type"
 
@@ -55,6 +57,11 @@ def write(edit: Edit, path: Path) -> None:
     write_safetensors(path, tensors=tensors, metadata=edit.after.metadata)
 
 
+def change(edit: Edit) -> DirectoryChange:
+    """What the edit changes in the file: its header."""
+    return DirectoryChange((plan_metadata_patch(edit.before.files[0], edit.after.metadata),))
+
+
 def _recorded(edit: Edit) -> dict[str, Any]:
     text = edit.before.metadata.get(RECORDED_METADATA_KEY)
     if text is None:
@@ -73,4 +80,4 @@ def _recorded(edit: Edit) -> dict[str, Any]:
     return document
 
 
-EDITOR = Editor(plan, record, write)
+EDITOR = Editor(plan, record, write, change)

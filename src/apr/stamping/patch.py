@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.convert.metering import Meter, Report
 from apr.convert.proof import StoredTensor, check_written, intact_tensors
@@ -19,14 +20,16 @@ from apr.stamping import edit_apr2, edit_hf, edit_safetensors
 from apr.stamping.changes import StampChanges, checked_changes
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import Change, history_entry
+from apr.stamping.in_place import BYTES_ID, apply_in_place
 from apr.stamping.names import with_family_slug
 from apr.stamping.recipe import Destination, recipe_for
 from apr.stamping.tokenizer import check_tokenizer, read_tokenizer
 from apr.stamping.truth import TRUTH_ID, check_truth
+from apr.storage.inplace import FileChangedError
 
-BYTES_ID = "INV-STAMP-BYTES-001"
 HISTORY_ID = "INV-STAMP-HISTORY-001"
 PASSES = 3  # read, write, read back
+ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 EDITORS: Mapping[Format, Editor] = MappingProxyType(
     {
@@ -87,59 +90,98 @@ def stamp_file(
     changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, notes, report)
+    for _ in range(ATTEMPTS - 1):
+        with suppress(FileChangedError):
+            return _stamp(order)
+    return _stamp(order)
+
+
+class _Order(NamedTuple):
+    """One stamp as it was asked for, checked."""
+
+    source: Path
+    changes: StampChanges
+    destination: Destination
+    force_reason: str | None
+    reason: str | None
+    is_dry_run: bool
+    notes: tuple[str, ...]
+    report: Report | None
+
+
+def _stamp(order: _Order) -> StampResult:
+    changes, destination = order.changes, order.destination
     tokenizer_files = read_tokenizer(changes.tokenizer)
-    with open_checkpoint(destination.path if in_place else source) as checkpoint:
+    with open_checkpoint(destination.path if destination.in_place else order.source) as checkpoint:
         editor = EDITORS[checkpoint.format]
-        if in_place and not dry_run:
+        if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
         edit = editor.plan(checkpoint, changes, tokenizer_files)
-        truth = check_truth(edit, changes, recipe_for(source, destination, changes), force_reason=force_reason)
+        recipe = recipe_for(order.source, destination, changes)
+        truth = check_truth(edit, changes, recipe, force_reason=order.force_reason)
         findings = (*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict))
-        overrides = {TRUTH_ID: force_reason} if truth.is_forced and force_reason else {}
-        entry = history_entry("stamp", edit.changes, reason=reason, overrides=overrides)
-        result = _planned(source, destination, changes, edit, entry)
-        result = replace(result, findings=findings, notes=(*notes, *result.notes), is_dry_run=dry_run)
-        if dry_run:
+        overrides = {TRUTH_ID: order.force_reason} if truth.is_forced and order.force_reason else {}
+        entry = history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
+        result = _planned(order, edit, entry, findings)
+        if order.is_dry_run:
             return result
-        if in_place and not edit.changes:
+        if destination.in_place and not edit.changes:
             return replace(result, output_bytes=result.input_bytes)
-        meter = Meter(report, checkpoint.size_bytes, PASSES)
-        expected = intact_tensors(checkpoint, meter)
-        edit = editor.record(replace(edit, meter=meter), entry)
-        return _write(editor, edit, expected, result, in_place=in_place)
+        edit = editor.record(edit, entry)
+        stamped = _stamp_in_place(editor, edit, result) if destination.in_place else None
+        return stamped or _write_anew(editor, edit, result, order.report)
 
 
-def _planned(
-    source: Path, destination: Destination, changes: StampChanges, edit: Edit, entry: Mapping[str, Any]
-) -> StampResult:
+def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tuple[Finding, ...]) -> StampResult:
     """What is known of a stamp before it is written."""
     checkpoint = edit.before
     return StampResult(
-        source=source,
-        output=destination.path,
+        source=order.source,
+        output=order.destination.path,
         format=checkpoint.format,
         input_bytes=checkpoint.size_bytes,
         output_bytes=None,
         tensor_count=len(checkpoint.tensors),
-        stamped=_stamped(changes),
+        stamped=_stamped(order.changes),
         changes=edit.changes,
-        findings=(),
-        notes=(*edit.notes, *_notes(edit, in_place=destination.in_place)),
+        findings=findings,
+        notes=(*order.notes, *edit.notes, *_notes(edit, in_place=order.destination.in_place)),
         entry=entry,
         header_flags=_flags(checkpoint),
-        is_dry_run=False,
+        is_dry_run=order.is_dry_run,
     )
 
 
-def _write(
-    editor: Editor, edit: Edit, expected: Mapping[str, StoredTensor], result: StampResult, *, in_place: bool
-) -> StampResult:
-    if in_place and editor.write_in_place is not None:
-        with editor.write_in_place(edit) as stamped:
-            return _proven(stamped, expected, edit, result)
+def _write_anew(editor: Editor, edit: Edit, result: StampResult, report: Report | None) -> StampResult:
+    """The stamped checkpoint as a new file that takes its place when every byte was read back."""
+    meter = Meter(report, edit.before.size_bytes, PASSES)
+    expected = intact_tensors(edit.before, meter)
     with published(result.output) as beside:
-        editor.write(edit, beside)
-        return _proven(beside, expected, edit, result)
+        editor.write(replace(edit, meter=meter), beside)
+        return _proven(beside, expected, replace(edit, meter=meter), result)
+
+
+def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampResult | None:
+    """The result of the stamp where the checkpoint stands; None when only a new file will do."""
+    change = editor.change(edit)
+    if change is None:
+        return None
+    sizes: list[tuple[int, int | None]] = []
+
+    def check(written: Checkpoint) -> None:
+        _check_stamps(edit, written)
+        sizes.append((written.size_bytes, _flags(written)))
+
+    apply_in_place(edit, change, check)
+    size_bytes, flags = sizes[-1]
+    count = len(edit.before.tensors)
+    findings = (
+        *result.findings,
+        Finding(BYTES_ID, Status.PASS, f"{count} tensors stand as they stood; no byte of them was written"),
+        Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
+    )
+    return replace(result, findings=findings, output_bytes=size_bytes, header_flags=flags)
 
 
 def _proven(path: Path, expected: Mapping[str, StoredTensor], edit: Edit, result: StampResult) -> StampResult:
@@ -207,5 +249,6 @@ def _notes(edit: Edit, *, in_place: bool) -> list[str]:
         notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
     links = _written_file(checkpoint).stat().st_nlink
     if in_place and links > 1:
-        notes.append(f"{links - 1} other hard links to this file keep the old stamps")
+        keeps = checkpoint.format is Format.HF_DIRECTORY
+        notes.append(f"{links - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}")
     return notes

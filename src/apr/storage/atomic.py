@@ -57,7 +57,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise _refusal(error, path) from error
+            raise refusal(error, path) from error
         raise
 
 
@@ -88,7 +88,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except BaseException as error:
         _remove_tree(temporary)
         if isinstance(error, OSError):
-            raise _refusal(error, path) from error
+            raise refusal(error, path) from error
         raise
 
 
@@ -159,7 +159,8 @@ def _sync_tree(directory: Path) -> None:
         _sync_directory(Path(folder))
 
 
-def _refusal(error: OSError, path: Path) -> AprError:
+def refusal(error: OSError, path: Path) -> AprError:
+    """The error to raise for what the operating system said about writing `path`."""
     if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
         return RefusedError(
             "something appeared at the output path while it was written",

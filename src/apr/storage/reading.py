@@ -1,13 +1,21 @@
-"""Reading files by position: bounds first, constant memory, and the same open file from check to load."""
+"""Reading files by position: bounds first, constant memory, and the same open file from check to load.
+
+A reader shares the file's lock while it has it open, so no stamp in place happens under it; a stamp that was
+interrupted is settled first (`apr.storage.recovery`).
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError
+from apr.storage.journal import journal_of_directory, journal_of_file
+from apr.storage.locking import lock_shared
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -18,6 +26,51 @@ _KINDS = {
 }
 
 
+_held_directory: ContextVar[str | None] = ContextVar("held_directory", default=None)
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Within the block this thread reads the files of `directory` past its own locks and journal."""
+    token = _held_directory.set(os.path.realpath(directory))
+    try:
+        yield
+    finally:
+        _held_directory.reset(token)
+
+
+def has_journal(path: Path) -> bool:
+    """Whether a stamp of the file or directory at `path` was interrupted, or is going on."""
+    return any(os.path.lexists(journal) for journal, _ in _journals(path))
+
+
+def settle(path: Path) -> None:
+    """Finish or take back an interrupted stamp of the file or directory at `path`; the caller has it locked nowhere.
+
+    Raises as `apr.storage.recovery.recover`.
+    """
+    for journal, locked in _journals(path):
+        if os.path.lexists(journal):
+            from apr.storage.recovery import recover
+
+            recover(journal, locked)
+
+
+def _journals(path: Path) -> list[tuple[Path, Path]]:
+    """Where journals of changes to `path` would stand, each with the file or directory whose lock guards it."""
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        return [(journal_of_directory(real), real)]
+    folders = {real.parent, Path(os.path.abspath(path)).parent}
+    return [(journal_of_file(real), real), *((journal_of_directory(folder), folder) for folder in folders)]
+
+
+def is_held(path: Path) -> bool:
+    """Whether this thread holds the file or directory at `path` itself (`held`)."""
+    directory = _held_directory.get()
+    return directory is not None and directory in ((real := os.path.realpath(path)), os.path.dirname(real))
+
+
 class SourceFile:
     """A file opened once for positional reads; `size_bytes` is its size when it was opened.
 
@@ -26,31 +79,19 @@ class SourceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            # O_NONBLOCK: opening a named pipe must not wait for a writer.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise _not_found(path) from error
-        except OSError as error:
-            raise InputOutputError(
-                f"cannot open the file: {error.strerror}",
-                where=str(path),
-                remedy="check the path and your permission to read it",
-            ) from error
-        except ValueError as error:  # A zero byte in the path.
-            raise NotFoundError("no such file: the path holds a zero byte", where=str(path)) from error
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise DamagedFileError(
-                "not a regular file",
-                where=str(path),
-                expected="a regular file",
-                found=_KINDS.get(stat.S_IFMT(status.st_mode), "another kind of file"),
-                invariant="FALSIFY-APR-PRETRAIN-INIT-004",
-                remedy="name the checkpoint file itself",
-            )
-        self.size_bytes = status.st_size
+        self._descriptor = _open_regular(path)
+        if not is_held(path):
+            try:
+                lock_shared(self._descriptor, path)
+                if has_journal(path):
+                    self.close()
+                    settle(path)
+                    self._descriptor = _open_regular(path)
+                    lock_shared(self._descriptor, path)
+            except BaseException:
+                self.close()
+                raise
+        self.size_bytes = os.fstat(self._descriptor).st_size
 
     def fileno(self) -> int:
         return self._descriptor
@@ -135,3 +176,67 @@ def _not_found(path: Path) -> NotFoundError:
         invariant="FALSIFY-APR-PRETRAIN-INIT-003",
         remedy="check the path",
     )
+
+
+class HeldDirectory:
+    """A directory whose files are read together: no stamp in place happens in it until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = _open_directory(path)
+        if not is_held(path):
+            try:
+                lock_shared(self._descriptor, path)
+                if has_journal(path):
+                    self.close()
+                    settle(path)
+                    self._descriptor = _open_directory(path)
+                    lock_shared(self._descriptor, path)
+            except BaseException:
+                self.close()
+                raise
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_regular(path: Path) -> int:
+    """A descriptor of the regular file `path`; raises what the user can act on for everything else."""
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_found(path) from error
+    except OSError as error:
+        raise InputOutputError(
+            f"cannot open the file: {error.strerror}",
+            where=str(path),
+            remedy="check the path and your permission to read it",
+        ) from error
+    except ValueError as error:  # A zero byte in the path.
+        raise NotFoundError("no such file: the path holds a zero byte", where=str(path)) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise DamagedFileError(
+            "not a regular file",
+            where=str(path),
+            expected="a regular file",
+            found=_KINDS.get(stat.S_IFMT(mode), "another kind of file"),
+            invariant="FALSIFY-APR-PRETRAIN-INIT-004",
+            remedy="name the checkpoint file itself",
+        )
+    return descriptor

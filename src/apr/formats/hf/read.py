@@ -17,6 +17,7 @@ from apr.formats.json_text import read_bounded, read_object, without_tagged_floa
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES, row_count
 from apr.storage.digests import NOTHING_READ, StoredSums
+from apr.storage.reading import HeldDirectory
 
 CONFIG_FILE_NAME = "config.json"
 GENERATION_CONFIG_FILE_NAME = "generation_config.json"
@@ -36,16 +37,21 @@ def read_hf_directory(directory: Path) -> Checkpoint:
     way that leaves the tensors undefined; what leaves them readable is in `Checkpoint.problems`.
     """
     directory = Path(directory)
-    weights = open_weights(directory)
+    held = HeldDirectory(directory)
     try:
-        return _checkpoint(directory, weights)
+        weights = open_weights(directory)
+        try:
+            return _checkpoint(directory, weights, held)
+        except BaseException:
+            for file in weights.files:
+                file.close()
+            raise
     except BaseException:
-        for file in weights.files:
-            file.close()
+        held.close()
         raise
 
 
-def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
+def _checkpoint(directory: Path, weights: Weights, held: HeldDirectory) -> Checkpoint:
     if not os.path.lexists(directory / CONFIG_FILE_NAME):
         raise _no_config(directory)
     config = without_tagged_floats(read_object(directory / CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES))
@@ -65,6 +71,7 @@ def _checkpoint(directory: Path, weights: Weights) -> Checkpoint:
         count_tokenizer_rows=lambda: row_count(_read_present(directory, _VOCABULARY_FILE_NAMES)),
         problems=weights.problems,
         verify_checksums=_verifier(weights.tensors, recorded.tensor_digests),
+        directory=held,
     )
 
 

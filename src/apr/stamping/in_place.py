@@ -1,0 +1,133 @@
+"""A stamp where the checkpoint stands: locked, journalled, reopened and held against the plan, whatever its size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from apr.errors import RefusedError
+from apr.formats.base import Checkpoint, Format
+from apr.formats.registry import open_checkpoint
+from apr.stamping.edit import Edit
+from apr.storage import operations
+from apr.storage.atomic import atomic_file
+from apr.storage.inplace import FileChangedError, change_in_place, opened
+from apr.storage.journal import journal_of_directory, journal_of_file
+from apr.storage.locking import lock_exclusive
+from apr.storage.patches import Change, FilePatch
+
+BYTES_ID = "INV-STAMP-BYTES-001"
+
+COPIED_AT_ONCE_BYTES = 1 << 30
+
+
+def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], None]) -> None:
+    """Carry out `change`, which `edit` planned, on the files of `edit.before`, which are open.
+
+    `check` gets the reopened checkpoint before the stamp is final; what it raises takes everything back. Where the
+    file system cannot make room inside a file, a changed copy takes its place in one rename. Raises FileChangedError
+    when somebody else changed the files since they were read.
+    """
+    path = edit.before.path
+    is_directory = edit.before.format is Format.HF_DIRECTORY
+    directory = path if is_directory else path.parent
+    journal = journal_of_directory(path) if is_directory else journal_of_file(path)
+
+    def check_result() -> None:
+        with open_checkpoint(path) as written:
+            check_untouched(edit.before, written, change)
+            check(written)
+
+    lock_alone(edit.before, change)
+    try:
+        change_in_place(directory, journal, change, check_result)
+    except operations.NoRoomError:
+        if is_directory:
+            raise
+        _replace_by_copy(path, change.patches[0], edit, check)
+
+
+def lock_alone(checkpoint: Checkpoint, change: Change) -> None:
+    """Take the exclusive locks of everything `change` touches, on the files as they were opened, until they close."""
+    patched = {patch.name for patch in change.patches}
+    if checkpoint.directory is not None:
+        lock_exclusive(checkpoint.directory.fileno(), checkpoint.path)
+        _check_same_file(checkpoint.directory.fileno(), checkpoint.path)
+    for file in checkpoint.files:
+        if file.path.name in patched:
+            lock_exclusive(file.fileno(), file.path)
+            _check_same_file(file.fileno(), file.path)
+
+
+def check_untouched(before: Checkpoint, written: Checkpoint, change: Change) -> None:
+    """Raise RefusedError unless every tensor stands where it stood, moved by no more than the room made before it.
+
+    No byte of a tensor is read: `change` writes none of them, and what the file records of them is unchanged.
+    """
+    room_bytes = {patch.name: patch.room_bytes for patch in change.patches}
+    expected = {
+        name: (entry.dtype, entry.shape, entry.offset_bytes + room_bytes.get(entry.file.path.name, 0), entry.size_bytes)
+        for name, entry in before.tensors.items()
+    }
+    found = {
+        name: (entry.dtype, entry.shape, entry.offset_bytes, entry.size_bytes)
+        for name, entry in written.tensors.items()
+    }
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if differing or before.recorded.tensor_digests != written.recorded.tensor_digests:
+        raise RefusedError(
+            f"{len(differing)} tensors would not stand as they stood; the stamp was taken back",
+            where=f"tensor {differing[0]}" if differing else "the recorded digests",
+            expected=str(expected.get(differing[0])) if differing else "the same digests",
+            found=str(found.get(differing[0])) if differing else "other digests",
+            remedy="run again; the file is as it was",
+            invariant=BYTES_ID,
+            facts={"tensors": differing},
+        )
+
+
+def _check_same_file(descriptor: int, path: Path) -> None:
+    mine = os.fstat(descriptor)
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        there = None
+    if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+        raise FileChangedError(
+            "another file took this one's place while it was being stamped",
+            where=str(path),
+            remedy="run again; nothing was changed",
+        )
+
+
+def _replace_by_copy(path: Path, patch: FilePatch, edit: Edit, check: Callable[[Checkpoint], None]) -> None:
+    """The way of file systems that cannot make room: a copy, streamed by the kernel, changed, checked, renamed."""
+    with opened(path.parent, (patch,)) as files, atomic_file(path) as copy:
+        source, target = files[patch.name], copy.fileno()
+        _copy(source, target, 0, patch.room_offset_bytes, 0)
+        rest = patch.room_offset_bytes
+        os.ftruncate(target, rest + patch.room_bytes)
+        _copy(source, target, rest, patch.size_bytes - rest, patch.room_bytes)
+        for splice in patch.splices:
+            operations.write(target, splice.new, splice.new_offset_bytes)
+        os.lseek(target, 0, os.SEEK_END)
+        with open_checkpoint(Path(f"/proc/self/fd/{target}")) as written:
+            check_untouched(edit.before, written, Change((patch,)))
+            check(written)
+
+
+def _copy(source: int, target: int, offset_bytes: int, size_bytes: int, shift_bytes: int) -> None:
+    """`size_bytes` of `source` from `offset_bytes` to `target`, `shift_bytes` further on."""
+    end = offset_bytes + size_bytes
+    while offset_bytes < end:
+        wanted = min(end - offset_bytes, COPIED_AT_ONCE_BYTES)
+        try:
+            count = os.copy_file_range(source, target, wanted, offset_bytes, offset_bytes + shift_bytes)
+        except OSError:
+            data = os.pread(source, min(wanted, 1 << 20), offset_bytes)
+            operations.write(target, data, offset_bytes + shift_bytes)
+            count = len(data)
+        if count == 0:
+            raise FileChangedError("the file shrank while it was being stamped", remedy="run again")
+        offset_bytes += count

@@ -1,0 +1,127 @@
+"""The journal of a change in place: what was and what will be, written and synced beside the file before it changes.
+
+A journal that is whole makes the change certain: whoever opens the file next finishes it. One that is not whole means
+that nothing was changed yet. Form: magic, length of a JSON description, the description, the bytes it counts, CRC32
+of everything before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from apr.storage.checksums import crc32
+from apr.storage.patches import Change, FilePatch, Replacement, Splice
+
+SUFFIX = ".apr-journal"
+DIRECTORY_JOURNAL_NAME = ".apr-journal"
+MAGIC = b"APRJRNL1"
+MOST_JOURNAL_BYTES = 1 << 30
+
+_LENGTH = struct.Struct("<Q")
+_CHECKSUM = struct.Struct("<I")
+_LONGEST_NAME_BYTES = 255
+
+
+def journal_of_file(path: Path) -> Path:
+    """Where the journal of the file `path` (no symbolic link) stands."""
+    name = f".{path.name}{SUFFIX}"
+    raw = os.fsencode(name)
+    if len(raw) > _LONGEST_NAME_BYTES:
+        tag = f"{crc32(raw):08x}"
+        name = raw[: _LONGEST_NAME_BYTES - len(SUFFIX) - len(tag)].decode(errors="ignore") + tag + SUFFIX
+    return path.parent / name
+
+
+def journal_of_directory(directory: Path) -> Path:
+    """Where the journal of a change to several files of `directory` stands."""
+    return directory / DIRECTORY_JOURNAL_NAME
+
+
+def encode_journal(change: Change) -> bytes:
+    """The bytes of the journal of `change`."""
+    blobs: list[bytes] = []
+
+    def count(data: bytes | None) -> int | None:
+        if data is not None:
+            blobs.append(data)
+        return None if data is None else len(data)
+
+    patches = [
+        [
+            patch.name,
+            patch.size_bytes,
+            patch.room_offset_bytes,
+            patch.room_bytes,
+            [
+                [splice.old_offset_bytes, count(splice.old), splice.new_offset_bytes, count(splice.new)]
+                for splice in patch.splices
+            ],
+        ]
+        for patch in change.patches
+    ]
+    replacements = [[each.name, count(each.old), count(each.new)] for each in change.replacements]
+    description = json.dumps({"patches": patches, "replacements": replacements}).encode()
+    body = b"".join((MAGIC, _LENGTH.pack(len(description)), description, *blobs))
+    return body + _CHECKSUM.pack(crc32(body))
+
+
+def decode_journal(data: bytes) -> Change | None:
+    """The change in `data`; None when the journal is not whole, which means that it never took effect."""
+    head = len(MAGIC) + _LENGTH.size
+    if len(data) < head + _CHECKSUM.size or not data.startswith(MAGIC):
+        return None
+    body = data[: -_CHECKSUM.size]
+    if _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0] != crc32(body):
+        return None
+    (length,) = _LENGTH.unpack_from(data, len(MAGIC))
+    try:
+        return _change(json.loads(body[head : head + length]), _blobs(body[head + length :]))
+    except (ValueError, TypeError, KeyError, StopIteration):
+        return None
+
+
+def _blobs(data: bytes) -> Generator[bytes, int, None]:
+    """Gives the next `count` bytes for each count sent to it."""
+    position, taken = 0, b""
+    while True:
+        count = yield taken
+        if not 0 <= count <= len(data) - position:
+            raise ValueError("a part of the journal is missing")
+        taken, position = data[position : position + count], position + count
+
+
+def _change(description: Any, blobs: Any) -> Change:
+    next(blobs)
+
+    def take(count: int | None) -> bytes | None:
+        return None if count is None else blobs.send(count)
+
+    patches = tuple(
+        FilePatch(
+            _plain_name(name),
+            size,
+            room_offset,
+            room,
+            tuple(
+                Splice(old_offset, take(old) or b"", new_offset, take(new) or b"")
+                for old_offset, old, new_offset, new in splices
+            ),
+        )
+        for name, size, room_offset, room, splices in description["patches"]
+    )
+    replacements = tuple(
+        Replacement(_plain_name(name), take(old), take(new)) for name, old, new in description["replacements"]
+    )
+    return Change(patches, replacements)
+
+
+def _plain_name(name: str) -> str:
+    """A journal from elsewhere must not lead out of the directory it stands in."""
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is no name of a file in this directory")
+    return name
