@@ -1,4 +1,4 @@
-"""Draw the README's pictures from commands that are really run: docs/pictures/refusal.svg and repair.svg.
+"""Draw the README's pictures from a real run: refusal.svg, repair.svg and loss.svg in docs/pictures.
 
     python tools/build_readme_pictures.py [DEMO]
 
@@ -23,6 +23,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from apr.demo.demo_page import demo_chart
+from apr.demo.story import RESUMED_RUN, TRAINED_RUN
+from apr.reporting.drawing import chart_picture
+from apr.reporting.runs import read_run
 from apr.reporting.terminal import text_column
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +74,9 @@ def main() -> int:
         repaired = stamp[stamp.index("-o") + 1]
         resumed = [repaired if word == "mislabelled.apr" else word for word in refused]
         PICTURES.mkdir(parents=True, exist_ok=True)
+        save(
+            "loss", chart_picture(demo_chart(summary, *(read_run(demo / name) for name in (TRAINED_RUN, RESUMED_RUN))))
+        )
         draw("refusal", "apr pretrain --init, on a checkpoint whose label is false", [(refused, 5)], directory)
         draw("repair", "the line it printed, and the run that was meant", [(stamp, 0), (resumed, 0)], directory)
     return 0
@@ -97,12 +104,16 @@ def draw(name: str, title: str, commands: Sequence[tuple[Sequence[str], int]], d
         for line in run(command[1:], directory, exit_code):
             if not PROGRESS.match(line):
                 show(console, Text.from_ansi(line))
-    path = PICTURES / f"{name}.svg"
-    picture = console.export_svg(title=title, code_format=FRAME, unique_id=name)
-    if len(picture.encode()) > LARGEST_PICTURE_BYTES:
-        raise SystemExit(f"{path} would have {len(picture.encode()):,} bytes, more than {LARGEST_PICTURE_BYTES:,}")
+    save(name, console.export_svg(title=title, code_format=FRAME, unique_id=name))
+
+
+def save(name: str, picture: str) -> None:
+    """Write a picture, unless it is too large for a README."""
+    path, size_bytes = PICTURES / f"{name}.svg", len(picture.encode())
+    if size_bytes > LARGEST_PICTURE_BYTES:
+        raise SystemExit(f"{path} would have {size_bytes:,} bytes, more than {LARGEST_PICTURE_BYTES:,}")
     path.write_text(picture, encoding="utf-8")
-    print(f"{path.relative_to(ROOT)}: {len(picture.encode()):,} bytes")
+    print(f"{path.relative_to(ROOT)}: {size_bytes:,} bytes")
 
 
 def run(arguments: Sequence[str], directory: Path, exit_code: int) -> list[str]:

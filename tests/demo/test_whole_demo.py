@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,25 @@ def test_a_gate_that_lets_the_copy_through_fails_the_whole_demo(
     summary = json.loads((directory / "summary.json").read_text())
     assert not summary["holds"]
     assert not (directory / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_says_how_to_start_over_and_leaves_nothing_half_written(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    directory = tmp_path / "demo"
+    program = [sys.executable, "-m", "apr.cli.main", "demo", "--small", "--dir", str(directory)]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 0: validation loss" in line:
+                break
+        process.send_signal(number)
+        messages = process.stderr.read()
+        assert process.wait(timeout=120) == 130
+    assert "the demo was interrupted" in messages
+    assert f"apr demo --dir {directory} --force" in messages
+    assert "Traceback" not in messages
+    assert not json.loads((directory / "summary.json").read_text())["is_complete"]
+    assert not (directory / "report.html").exists()
+    assert not [path for path in directory.rglob("*") if path.name.startswith(".") and path.name != ".apr-demo"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from xml.etree import ElementTree
 
 import pytest
 
 from apr.reporting.charts import Chart, Level, Line, Mark, Style, run_charts, run_label, trailing_mean
-from apr.reporting.drawing import chart_png, chart_svg
+from apr.reporting.drawing import chart_picture, chart_png, chart_svg
 from apr.reporting.palette import COLORS
 from apr.reporting.runs import read_run
 from tests.reporting.conftest import MakeRun
@@ -66,6 +67,14 @@ def test_an_svg_takes_all_its_colors_from_the_page() -> None:
     assert "ln(600) 6.40" in svg
     assert "repaired" in svg
     assert svg == chart_svg(CHART)
+
+
+def test_a_picture_stands_alone_and_loads_nothing() -> None:
+    picture = chart_picture(CHART)
+    assert ElementTree.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme:dark" in picture
+    assert "url(http" not in picture
+    assert "@import" not in picture
 
 
 def test_a_png_is_a_png() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import MissingExtraError
 from apr.reporting.charts import Chart, Line, Style
-from apr.reporting.palette import COLORS, light, series_name
+from apr.reporting.palette import COLORS, light, series_name, style_variables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDE_INCHES, COMPACT_INCHES = (9.2, 4.3), (4.5, 2.7)
 PNG_DOTS_PER_INCH = 160
+FONT_FAMILY = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif'
 LINE_WIDTHS = {Style.RAW: 0.7, Style.SMOOTH: 1.5, Style.POINTS: 1.8}
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -44,6 +45,16 @@ def chart_svg(chart: Chart) -> str:
     for name, stand_in in stand_ins.items():
         text = text.replace(stand_in, f"var(--{name})")
     return text
+
+
+def chart_picture(chart: Chart) -> str:
+    """`chart` as an SVG file of its own, on paper, in light or dark as the reader prefers."""
+    svg = chart_svg(chart)
+    end = svg.index(">") + 1
+    paper = '<rect width="100%" height="100%" rx="8" fill="var(--panel)"/>'
+    return (
+        f"{svg[:end]}\n<style>{style_variables()}text{{font-family:{FONT_FAMILY}!important}}</style>{paper}{svg[end:]}"
+    )
 
 
 def chart_png(chart: Chart) -> bytes:
