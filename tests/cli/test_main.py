@@ -192,3 +192,9 @@ def test_color_only_where_asked_for(
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
     assert ("\x1b[" in apr("end").stderr) is is_colored
+
+
+def test_python_m_apr_is_the_command_with_its_exit_code() -> None:
+    result = subprocess.run([sys.executable, "-m", "apr", "nosuch"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "No such command" in result.stderr
