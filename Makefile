@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/apr demo
+	$(BIN)/apr demo --force
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow and not interop and not fuzz and not gpu"

@@ -12,7 +12,7 @@ import pytest
 from apr.demo import story as acts
 from apr.demo.commands import CommandOutcome
 from apr.demo.expectations import ExpectationFailedError, Expectations
-from apr.demo.silent_load import SilentLoad
+from apr.demo.stamped_load import StampedLoad
 from apr.demo.story import Story
 from apr.errors import ExitCode
 from apr.training.metrics import EvaluationMetrics
@@ -93,26 +93,26 @@ def test_a_refusal_that_leaves_a_run_directory_fails_the_demo(story: Story, monk
         acts.be_refused(story)
 
 
-def silent(**changes: Any) -> SilentLoad:
-    same = SilentLoad("LlamaForCausalLM", "transformers", (), tuple("abcdef"), 26, 6.0, "blake3:set")
+def stamped(**changes: Any) -> StampedLoad:
+    same = StampedLoad("LlamaForCausalLM", "transformers", "", (), tuple("abcdef"), 26, 6.0, "blake3:set")
     return replace(same, **changes)
 
 
 @pytest.mark.parametrize(
     ("load", "claim"),
     [
-        (silent(loaded_as="Qwen2ForCausalLM"), "loads the copy as it is stamped"),
-        (silent(unused=("a",)), "the biases are what it never asks for"),
-        (silent(validation_set_hash="blake3:other"), "same validation windows"),
-        (silent(validation_loss=5.0), "starts from a worse model"),
-        (silent(validation_loss=float("nan")), "starts from a worse model"),
+        (stamped(loaded_as="Qwen2ForCausalLM"), "loads the copy as it is stamped"),
+        (stamped(unused=("a",)), "the biases are what it never asks for"),
+        (stamped(validation_set_hash="blake3:other"), "same validation windows"),
+        (stamped(validation_loss=5.0), "starts from a worse model"),
+        (stamped(validation_loss=float("nan")), "starts from a worse model"),
     ],
 )
-def test_a_silent_load_that_is_none_fails_the_demo(
-    story: Story, monkeypatch: pytest.MonkeyPatch, load: SilentLoad, claim: str
+def test_a_load_as_stamped_that_is_none_fails_the_demo(
+    story: Story, monkeypatch: pytest.MonkeyPatch, load: StampedLoad, claim: str
 ) -> None:
     monkeypatch.setattr(acts, "write_as_stamped", lambda *_: None)
-    monkeypatch.setattr(acts, "load_silently", lambda *_: load)
+    monkeypatch.setattr(acts, "load_as_stamped", lambda *_: load)
     story.trained, story.biases_drawn = result(6.4, 5.0), 6
     with pytest.raises(ExpectationFailedError, match=claim):
         acts.load_as_others_do(story)

@@ -9,7 +9,7 @@ import pytest
 from apr.convert.importing import import_checkpoint
 from apr.demo.biases import BIAS_SPREADS, spread_biases
 from apr.demo.mislabel import FOUNDING_KEYS, write_mislabelled
-from apr.demo.silent_load import write_as_stamped
+from apr.demo.stamped_load import write_as_stamped
 from apr.demo.story import stored_digest
 from apr.formats.registry import open_checkpoint
 from apr.gates.road import examine

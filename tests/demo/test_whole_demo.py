@@ -28,13 +28,13 @@ def test_every_claim_of_the_demo_holds(demo_directory: Path) -> None:
     assert len(summary["expectations"]) >= 20
     assert all(each["holds"] for each in summary["expectations"])
     losses = summary["losses"]
-    assert losses["resumed_final"] < losses["recorded"] < losses["silent_load"] < losses["random"]
+    assert losses["resumed_final"] < losses["recorded"] < losses["loaded_as_stamped"] < losses["random"]
     assert losses["resumed_step0_relative_difference"] <= 1e-4
     assert summary["quality"]["before"]["score"] == 40
     assert summary["quality"]["after"]["score"] == 60
     assert summary["refusal"]["exit_code"] == 5
-    assert len(summary["silent_load"]["unused_tensors"]) == 3 * SMALL.layers
-    assert summary["silent_load"]["missing_tensors"] == []
+    assert len(summary["loaded_as_stamped"]["unused_tensors"]) == 3 * SMALL.layers
+    assert summary["loaded_as_stamped"]["missing_tensors"] == []
     assert summary["peak_memory_bytes"]["own"] < 2 << 30
     assert summary["peak_memory_bytes"]["largest_child_at_most"] < 2 << 30
 

@@ -19,7 +19,7 @@ def demo_page(summary: dict[str, Any], trained: Run, resumed: Run, draw: Callabl
     return page(
         "A checkpoint that said it was another model",
         f"A small Qwen2 was trained to a validation loss of {losses['recorded']:.2f}. A copy of its checkpoint, the "
-        f"same bytes under a Llama label, loads without an error elsewhere and scores {losses['silent_load']:.2f}. "
+        f"same tensors under a Llama label, loads elsewhere all the same and scores {losses['loaded_as_stamped']:.2f}. "
         f"apr refused it, printed the line that repairs it, and training went on at {losses['resumed_step0']:.2f}.",
         _tiles(losses),
         section(
@@ -38,6 +38,7 @@ def demo_page(summary: dict[str, Any], trained: Run, resumed: Run, draw: Callabl
             element("p", "The stamp command that the refusal printed, run as it stands:"),
             _terminal(summary["stamp"]),
         ),
+        section("The loader that goes on", *_loader(summary["loaded_as_stamped"])),
         section("How this story is made", *_making(summary)),
         section("Every claim, checked", _expectations(summary)),
         section("The other curves", *chart_figures(run_charts((trained, resumed))[1:], draw)),
@@ -56,7 +57,7 @@ def demo_chart(summary: dict[str, Any], trained: Run, resumed: Run) -> Chart:
     ]
     levels = (
         Level(f"knows nothing: ln({rows:,}) = {losses['uniform']:.2f}", losses["uniform"]),
-        Level(f"loaded silently, as stamped: {losses['silent_load']:.2f}", losses["silent_load"], 1),
+        Level(f"loaded as it is stamped: {losses['loaded_as_stamped']:.2f}", losses["loaded_as_stamped"], 1),
         Level(f"recorded: {losses['recorded']:.2f}", losses["recorded"]),
     )
     marks = (Mark("mislabelled, refused, repaired", float(first_step)),)
@@ -66,7 +67,7 @@ def demo_chart(summary: dict[str, Any], trained: Run, resumed: Run) -> Chart:
 def _tiles(losses: dict[str, float]) -> Markup:
     tiles = (
         (losses["recorded"], "recorded when the model was saved", "good"),
-        (losses["silent_load"], "the same tensors, loaded silently under the false label", "bad"),
+        (losses["loaded_as_stamped"], "the same tensors, loaded as they are stamped", "bad"),
         (losses["resumed_step0"], "at step 0 after the repair, before any update", "good"),
         (losses["resumed_final"], "after training on from there", "good"),
     )
@@ -102,6 +103,18 @@ def _terminal(command: dict[str, Any]) -> Markup:
     return terminal(f"$ {command['command']}\n{command['text']}\n[exit code {command['exit_code']}]")
 
 
+def _loader(stamped: dict[str, Any]) -> tuple[Markup, ...]:
+    return (
+        element(
+            "p",
+            f"{stamped['loader']} builds {stamped['loaded_as']} from the same file without an error, and leaves "
+            f"{len(stamped['unused_tensors'])} of {stamped['stored_tensors']} tensors out. What it logs at its default "
+            "verbosity:",
+        ),
+        terminal(stamped["said"] or "(nothing)"),
+    )
+
+
 def _making(summary: dict[str, Any]) -> tuple[Markup, ...]:
     spreads = ", ".join(f"{name.partition('_')[0]} {spread:g}" for name, spread in summary["bias_spreads"].items())
     paragraphs = (
@@ -114,7 +127,7 @@ def _making(summary: dict[str, Any]) -> tuple[Markup, ...]:
         "The copy is in the state of the founding file: dimensions and a false class, no licence, no hf_architecture, "
         "no tokenizer. That is why its quality goes from 40 to 60 points. A checkpoint as apr pretrain writes it "
         "carries its tokenizer and would score higher; the resumed run is given the tokenizer by --tokenizer.",
-        "The silent load is from_pretrained of the same tensors with the same false config, measured with the same "
+        "The load as stamped is from_pretrained of the same tensors with the same false config, measured with the same "
         "function on the same windows. The resumed run has a fresh optimizer and another order of the data.",
     )
     return tuple(element("p", paragraph) for paragraph in paragraphs)
@@ -123,7 +136,7 @@ def _making(summary: dict[str, Any]) -> tuple[Markup, ...]:
 def _expectations(summary: dict[str, Any]) -> Markup:
     rows = [
         [
-            each["claim"],
+            element("span", each["claim"], class_="claim"),
             element("span", *(("holds",) if each["holds"] else ("fails",)), class_=_mark(each["holds"])),
             join(
                 (

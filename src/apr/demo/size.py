@@ -13,7 +13,7 @@ FALSE_CLASS, FALSE_MODEL_TYPE = "LlamaForCausalLM", "llama"
 class DemoSize:
     """Sizes of the demo. text_bytes: of source files taken from the standard library. Learning rates are peaks.
 
-    least_bias_damage: by how much, relative, the silent load must be worse than the recorded loss for the story to
+    least_bias_damage: by how much, relative, the load as stamped must be worse than the recorded loss for the story to
     be told; below it the biases would not matter in this model.
     """
 

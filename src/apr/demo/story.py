@@ -15,8 +15,8 @@ from apr.demo.biases import spread_biases
 from apr.demo.commands import CommandOutcome, printed_command, run_apr
 from apr.demo.expectations import Expectations
 from apr.demo.mislabel import write_mislabelled
-from apr.demo.silent_load import SilentLoad, load_silently, write_as_stamped
 from apr.demo.size import FALSE_CLASS, MODEL_CLASS, DemoSize
+from apr.demo.stamped_load import StampedLoad, load_as_stamped, write_as_stamped
 from apr.demo.text import standard_library_files
 from apr.demo.watching import DemoWatcher, RunObserver
 from apr.formats.registry import open_checkpoint
@@ -41,7 +41,7 @@ ACT_UNITS = {
     "tokens": 8,
     "start": 12,
     "mislabel": 2,
-    "silent load": 8,
+    "load as stamped": 8,
     "refusal": 20,
     "repair": 6,
     "resume": 12,
@@ -63,7 +63,7 @@ class Story:
     biases_drawn: int = 0
     trained: RunResult | None = None
     resumed: RunResult | None = None
-    silent: SilentLoad | None = None
+    stamped: StampedLoad | None = None
     refusal: CommandOutcome | None = None
     stamp: CommandOutcome | None = None
     repaired: str = ""
@@ -213,25 +213,25 @@ def be_refused(story: Story) -> None:
 
 def load_as_others_do(story: Story) -> None:
     """Act 5: the same copy through `from_pretrained`, which loads it as it is stamped."""
-    with story.act("silent load", "5  for comparison, the same file as transformers loads it"):
+    with story.act("load as stamped", "5  for comparison, the same file as transformers loads it"):
         write_as_stamped(story.path(MISLABELLED), story.path(AS_STAMPED))
-        story.silent = load_silently(story.path(AS_STAMPED), story.path(TOKENS), story.size, story.seed)
+        story.stamped = load_as_stamped(story.path(AS_STAMPED), story.path(TOKENS), story.size, story.seed)
     assert story.trained is not None
-    silent, expectations = story.silent, story.expectations
-    story.watcher.note(f"  {silent.loader} loads it as {silent.loaded_as}: loss {silent.validation_loss:.4f}")
-    expectations.expect_equal("transformers loads the copy as it is stamped", FALSE_CLASS, silent.loaded_as)
-    expectations.expect_equal("the biases are what it never asks for", story.biases_drawn, len(silent.unused))
+    stamped, expectations = story.stamped, story.expectations
+    story.watcher.note(f"  {stamped.loader} loads it as {stamped.loaded_as}: loss {stamped.validation_loss:.4f}")
+    expectations.expect_equal("transformers loads the copy as it is stamped", FALSE_CLASS, stamped.loaded_as)
+    expectations.expect_equal("the biases are what it never asks for", story.biases_drawn, len(stamped.unused))
     expectations.expect_equal(
         "both losses are of the same validation windows",
         story.trained.step0.validation_set_hash,
-        silent.validation_set_hash,
+        stamped.validation_set_hash,
     )
-    damage = silent.validation_loss / story.recorded_loss - 1
+    damage = stamped.validation_loss / story.recorded_loss - 1
     expectations.expect(
-        "the silent load starts from a worse model than was saved",
+        "the load as stamped starts from a worse model than was saved",
         damage > story.size.least_bias_damage,
         expected=f"more than {100 * story.size.least_bias_damage:.1f} % above {story.recorded_loss:.4f}",
-        found=f"{silent.validation_loss:.4f}, {100 * damage:.1f} %",
+        found=f"{stamped.validation_loss:.4f}, {100 * damage:.1f} %",
     )
 
 

@@ -39,14 +39,15 @@ def summary_document(story: Story, seconds: float) -> dict[str, Any]:
             "validation_tokens": (story.corpus.get("validation") or {}).get("total_tokens"),
         },
         "losses": _losses(story),
-        "silent_load": None
-        if story.silent is None
+        "loaded_as_stamped": None
+        if story.stamped is None
         else {
-            "loaded_as": story.silent.loaded_as,
-            "loader": story.silent.loader,
-            "unused_tensors": list(story.silent.unused),
-            "missing_tensors": list(story.silent.missing),
-            "stored_tensors": story.silent.stored_tensors,
+            "loaded_as": story.stamped.loaded_as,
+            "loader": story.stamped.loader,
+            "said": story.stamped.said,
+            "unused_tensors": list(story.stamped.unused),
+            "missing_tensors": list(story.stamped.missing),
+            "stored_tensors": story.stamped.stored_tensors,
         },
         "refusal": None
         if story.refusal is None
@@ -78,7 +79,7 @@ def _losses(story: Story) -> dict[str, float | None]:
         "uniform": story.uniform_loss,
         "random": None if trained is None else trained.step0.val_loss,
         "recorded": None if trained is None else trained.final_validation_loss,
-        "silent_load": None if story.silent is None else story.silent.validation_loss,
+        "loaded_as_stamped": None if story.stamped is None else story.stamped.validation_loss,
         "resumed_step0": None if resumed is None else resumed.step0.val_loss,
         "resumed_step0_relative_difference": None if resumed is None else story.resume_difference,
         "resumed_final": None if resumed is None else resumed.final_validation_loss,
@@ -113,7 +114,7 @@ def peak_memory_bytes() -> dict[str, int] | None:
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured, for people: fact, number, remark. For a complete demo."""
-    losses, silent, size = summary["losses"], summary["silent_load"], summary["size"]
+    losses, stamped, size = summary["losses"], summary["loaded_as_stamped"], summary["size"]
     quality, stamp, refusal = summary["quality"], summary["stamp"], summary["refusal"]
     recorded = losses["recorded"]
     before, after = quality["before"], quality["after"]
@@ -123,10 +124,10 @@ def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("the untrained model", f"{losses['random']:.4f}", "step 0 of the first run"),
         ("trained; recorded in the checkpoint", f"{recorded:.4f}", f"after {size['steps']} steps"),
         (
-            f"the mislabelled file, as {silent['loader']} loads it",
-            f"{losses['silent_load']:.4f}",
-            f"{100 * (losses['silent_load'] / recorded - 1):+.1f} %: {len(silent['unused_tensors'])} of "
-            f"{silent['stored_tensors']} tensors never asked for",
+            f"the mislabelled file, as {stamped['loader']} loads it",
+            f"{losses['loaded_as_stamped']:.4f}",
+            f"{100 * (losses['loaded_as_stamped'] / recorded - 1):+.1f} %: {len(stamped['unused_tensors'])} of "
+            f"{stamped['stored_tensors']} tensors never asked for",
         ),
         (
             "the same file, apr pretrain --init",
