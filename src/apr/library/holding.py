@@ -1,0 +1,233 @@
+"""Hold a resident model against a checkpoint: the gates of the one road, with the model itself as the plan's target."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from apr.formats.base import Checkpoint
+from apr.formats.dtypes import DType
+from apr.gates.facts import Gate, Stage
+from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
+from apr.gates.runner import run_stage
+from apr.gates.table import GATES
+from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig
+from apr.library.casts import is_declared_cast
+from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
+from apr.library.resident import ResidentModel
+from apr.library.zoo_checks import class_model_type, zoo_gates
+from apr.loading.ledger import Assignment, LoadPlan, Target
+from apr.loading.materialise import LoadedTensor, read_tensor
+from apr.loading.plan import make_plan
+from apr.loading.receipt import ReceiptProblem, receipt_of, resident_digests
+
+if TYPE_CHECKING:
+    import torch
+
+# Gates that ask who the checkpoint is; a file of tensors for the user's own module need not say.
+IDENTITY_GATES = frozenset(
+    {
+        "FALSIFY-APR-PRETRAIN-INIT-005",
+        "INV-STAMP-AGREE-001",
+        "INV-INIT-ARCH-MATCH-001",
+        "FALSIFY-APR-PRETRAIN-ARCH-007",
+        "INV-INIT-CONFIG-001",
+    }
+)
+SAME_DIGEST_ID = "FALSIFY-APR-PRETRAIN-INIT-010"
+"""Compares digests over all tensors of a plan, so it says nothing of one that does not balance."""
+
+NO_REASONS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the caller declares about a model: how names map, which rounding casts were wanted, what is let through.
+
+    declared: dtypes the file's values may have been rounded to. meta_dtype: of the memory that floats on the meta
+    device will get, None for the dtype they have there.
+    """
+
+    name_map: NameMap | None = None
+    declared: frozenset[DType] = frozenset()
+    meta_dtype: DType | None = None
+    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
+    allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
+
+    def road_options(self, kind: Kind = Kind.DECODER) -> RoadOptions:
+        return RoadOptions(
+            run_kind=kind,
+            may_use_zoo=False,
+            allowed_tensors=self.allowed_tensors,
+            allowed_gates=self.allowed_gates,
+            retry_command="# then load {path} instead",
+            allow_words="allowed_tensors={'{name}': 'REASON'}",
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """A resident model beside an open checkpoint. tensors: checkpoint name to the resident tensor that answers to it.
+
+    gates: those of the table that apply to this pair, and those of this room. optional: old saved buffers that the
+    claimed class is known to recompute.
+    """
+
+    resident: ResidentModel
+    examination: Examination
+    tensors: Mapping[str, torch.Tensor]
+    gates: tuple[Gate, ...]
+    optional: tuple[ExpectedTensor, ...]
+    terms: Terms
+
+    @property
+    def plan(self) -> LoadPlan:
+        assert self.examination.facts.plan is not None
+        return self.examination.facts.plan
+
+
+def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
+    """The pair, planned both ways and with every byte of the file judged; nothing in the model is read or changed yet.
+
+    Raises RefusedError for a name map that is no bijection; all else is a finding.
+    """
+    identified = examine_opened(checkpoint, terms.road_options())
+    claim = identified.facts.verdict.claim if identified.facts.verdict is not None else None
+    has_identity = resident.is_zoo_model or (claim is not None and bool(claim.readings))
+    kind = claim.architecture.kind if claim is not None and claim.architecture is not None else Kind.DECODER
+    claimed_plan = identified.facts.plan
+    claimed = {} if claimed_plan is None else claimed_plan.target.expected
+    optional = tuple(each for each in claimed.values() if each.is_optional)
+    plan, tensors = _plan(resident, checkpoint, terms, optional)
+    gates = tuple(gate for gate in GATES if has_identity or gate.id not in IDENTITY_GATES)
+    if resident.is_zoo_model:
+        gates += zoo_gates(resident)
+    facts = replace(identified.facts, plan=plan, plan_note=None, run_kind=kind)
+    findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
+    examination = deepen(Examination(facts, findings, terms.road_options(kind)))
+    return Held(resident, examination, tensors, gates, optional, terms)
+
+
+def hold_again(held: Held, resident: ResidentModel) -> Held:
+    """`held` with the model as it is now, after tensors were filled or moved; the file is not read again."""
+    facts = held.examination.facts
+    assert facts.checkpoint is not None
+    plan, tensors = _plan(resident, facts.checkpoint, held.terms, held.optional)
+    examination = replace(held.examination, facts=replace(facts, plan=plan))
+    return replace(held, resident=resident, tensors=tensors, examination=examination)
+
+
+def _plan(
+    resident: ResidentModel, checkpoint: Checkpoint, terms: Terms, optional: Iterable[ExpectedTensor]
+) -> tuple[LoadPlan, dict[str, torch.Tensor]]:
+    """The plan with the model as it is as its target, under the checkpoint's names, and the tensors by those names.
+
+    optional: old saved buffers that the claimed class is known to recompute.
+    """
+    aliases = {alias: group[0] for group in resident.tied for alias in group[1:]}
+    names: Collection[str] = [*resident.tensors, *aliases]
+    stored = checkpoint.tensors.keys()
+    name_map = terms.name_map
+    if name_map is None and resident.is_zoo_model:
+        name_map = base_prefix_map(resident.module, stored, names)
+    named = checkpoint_names(stored, set(names), name_map)
+    label = {name: named.get(name) or _unfilled_label(name, stored) for name in names}
+    expected: dict[str, ExpectedTensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    groups = {group[0]: group for group in resident.tied}
+    for name, tensor in resident.tensors.items():
+        group = groups.get(name, (name,))
+        kept = next((each for each in group if each in named), group[0])
+        tensors[label[kept]] = tensor
+        shape = tuple(tensor.shape)
+        expected[label[kept]] = ExpectedTensor(label[kept], shape)
+        for each in group:
+            if each != kept:
+                expected[label[each]] = ExpectedTensor(label[each], shape, tied_to=label[kept])
+    for saved_buffer in optional:
+        expected.setdefault(saved_buffer.name, saved_buffer)
+    target = Target(_architecture(resident), ResolvedConfig(_architecture(resident), {}, {}, ()), expected, "the model")
+    plan = make_plan(checkpoint, target, allowed=terms.allowed_tensors)
+    assignments = tuple(
+        _to_resident_dtype(each, tensors[each.model_name], terms.meta_dtype) for each in plan.assignments
+    )
+    return replace(plan, assignments=assignments), tensors
+
+
+def _unfilled_label(name: str, stored: Collection[str]) -> str:
+    return f"{name} (of the module)" if name in stored else name
+
+
+def _architecture(resident: ResidentModel) -> Architecture:
+    module = resident.module
+    model_type = class_model_type(module) if resident.is_zoo_model else "torch.nn.Module"
+    return Architecture(type(module).__name__, model_type, Kind.DECODER)
+
+
+def _to_resident_dtype(assignment: Assignment, tensor: torch.Tensor, meta_dtype: DType | None) -> Assignment:
+    from apr.loading.torch_dtypes import from_torch_dtype
+
+    becomes = meta_dtype if meta_dtype is not None and tensor.is_meta and tensor.is_floating_point() else None
+    return replace(assignment, cast_to=becomes or from_torch_dtype(tensor.dtype))
+
+
+def undeclared_casts(held: Held) -> list[ReceiptProblem]:
+    """Resident tensors in a dtype that loses part of the stored values, which nobody declared."""
+    return [
+        ReceiptProblem(
+            each.model_name,
+            "is held in a dtype that rounds the stored values, and no such cast was declared",
+            f"{each.cast_from}, a wider dtype, or dtype= that names {each.cast_to}",
+            str(each.cast_to),
+        )
+        for each in held.plan.assignments
+        if not is_declared_cast(each.cast_from, each.cast_to, held.terms.declared)
+    ]
+
+
+def handed_tensors(held: Held) -> dict[str, LoadedTensor]:
+    """What each assignment puts into the model if it is carried out, by checkpoint name: digests of the file's bytes,
+    cast where the plan says so; one tensor in memory at a time."""
+    facts = held.examination.facts
+    assert facts.checkpoint is not None
+    assert facts.values is not None
+    handed: dict[str, LoadedTensor] = {}
+    for each in held.plan.assignments:
+        entry = facts.checkpoint.tensors[each.stored_name]
+        if each.is_bit_exact:
+            digest = facts.values[each.stored_name].blake3_hex
+            handed[each.model_name] = LoadedTensor(each, entry.size_bytes, digest, digest)
+        elif is_declared_cast(each.cast_from, each.cast_to, held.terms.declared):
+            handed[each.model_name] = read_tensor(entry, each)[1]
+    return handed
+
+
+def prove(held: Held, more_facts: Mapping[str, Any] = NO_REASONS) -> Examination:
+    """The examination with the receipt of what is resident, and every gate that looks at a model in memory.
+
+    more_facts: further fields of `InitFacts` (buffers, probe). Without values (no plan, damaged bytes) nothing is
+    read from the model.
+    """
+    facts = held.examination.facts
+    if facts.values is None or facts.checkpoint is None:
+        return held.examination
+    casts = undeclared_casts(held)
+    on_meta = {name for name, tensor in held.tensors.items() if tensor.is_meta}
+    problems = casts + [
+        ReceiptProblem(name, "is on the meta device: it has no bytes", "a tensor in memory", "none") for name in on_meta
+    ]
+    silent = {problem.name for problem in problems}
+    digests = resident_digests({name: tensor for name, tensor in held.tensors.items() if name not in on_meta})
+    plan = replace(
+        held.plan, assignments=tuple(each for each in held.plan.assignments if each.model_name not in silent)
+    )
+    unplanned = set(held.plan.ledger.unfilled) | {each.name for each in held.plan.ledger.shape_conflicts} | silent
+    judged = {name: digest for name, digest in digests.items() if name not in unplanned}
+    receipt = receipt_of(facts.checkpoint, plan, handed_tensors(held), judged, problems)
+    is_whole = held.plan.ledger.balances and not problems
+    facts = replace(facts, receipt=receipt, **more_facts)
+    gates = [gate for gate in held.gates if is_whole or gate.id != SAME_DIGEST_ID]
+    findings = run_stage(Stage.RESIDENT, facts, held.terms.allowed_gates, gates)
+    return replace(held.examination, facts=facts, findings=(*held.examination.findings, *findings))

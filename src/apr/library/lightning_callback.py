@@ -1,0 +1,136 @@
+"""The callback for Lightning, under either name of the package; neither is imported before the class is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from apr.errors import MissingExtraError, UsageError
+from apr.gates.facts import Fresh
+from apr.library.holding import NO_REASONS
+from apr.library.naming import NameMap
+from apr.library.start_check import Start, check_start, fresh_state, start_terms
+from apr.library.step0 import LossOf
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VerifyCallbackMethods:
+    """Stops `Trainer.fit()` before the first step unless a module holds the weights of a named source.
+
+    source: the checkpoint the run starts from. module: attribute of the LightningModule whose weights are meant
+    (`"model"`), or "" for the LightningModule itself, then mostly with a name_map. validation: the batches of the
+    evaluation at step 0; None takes the trainer's validation dataloaders, where it has some. loss_of: (module, batch)
+    to the mean loss; None calls the module with the batch and takes `.loss`, as transformers' models allow.
+    expected_loss, tolerance, adapter, fresh_adapter, name_map, dtype, probe, allowed_tensors, allowed_gates: as for
+    `apr.hf.VerifyCallback`.
+
+    `start` holds receipt, loss and findings once training has begun. Raises RefusedError from `fit()`.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        module: str = "model",
+        validation: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+        expected_loss: float | None = None,
+        tolerance: float | None = None,
+        loss_of: LossOf | None = None,
+        adapter: str | os.PathLike[str] | None = None,
+        fresh_adapter: bool = False,
+        name_map: NameMap | None = None,
+        dtype: torch.dtype | str | None = None,
+        probe: bool = True,
+        allowed_tensors: Mapping[str, str] = NO_REASONS,
+        allowed_gates: Mapping[str, str] = NO_REASONS,
+    ) -> None:
+        super().__init__()
+        self.terms = start_terms(
+            source,
+            adapter=adapter,
+            fresh_adapter=fresh_adapter,
+            name_map=name_map,
+            dtype=dtype,
+            expected_loss=expected_loss,
+            tolerance_relative=tolerance,
+            loss_of=loss_of,
+            probe=probe,
+            allowed_tensors=allowed_tensors,
+            allowed_gates=allowed_gates,
+        )
+        self.module = module
+        self.validation = validation
+        self.start: Start | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        batches = self.validation() if callable(self.validation) else self.validation
+        self.start = check_start(
+            self.terms,
+            self._named_module(pl_module),
+            _dataloaders(trainer) if batches is None else batches,
+            fresh=_fresh(trainer) if trainer.global_step == 0 else None,
+            step=trainer.global_step,
+            precision=_precision(str(trainer.precision)),
+        )
+
+    def _named_module(self, pl_module: Any) -> torch.nn.Module:
+        import torch
+
+        found = getattr(pl_module, self.module, None) if self.module else pl_module
+        if not isinstance(found, torch.nn.Module):
+            raise UsageError(
+                f"{type(pl_module).__name__} has no module {self.module!r}",
+                expected=f"one of {', '.join(name for name, _ in pl_module.named_children()) or 'its attributes'}",
+                found=type(found).__name__,
+                remedy="name the attribute that holds the model: VerifyCallback(source, module=...)",
+            )
+        return found
+
+
+def callback_class() -> type[VerifyCallbackMethods]:
+    """The methods as a callback of the Lightning package that the program uses.
+
+    The one that is imported already counts; else `lightning`, else `pytorch_lightning`. Raises MissingExtraError when
+    neither is installed.
+    """
+    import importlib
+
+    names = ("lightning.pytorch", "pytorch_lightning")
+    for name in sorted(names, key=lambda name: name not in sys.modules):
+        try:
+            return _callback_class_of(importlib.import_module(name).Callback)
+        except ImportError:
+            continue
+    raise MissingExtraError("Lightning is not installed", remedy="pip install 'apr[lightning]'")
+
+
+@cache
+def _callback_class_of(base: Any) -> type[VerifyCallbackMethods]:
+    return type("VerifyCallback", (VerifyCallbackMethods, base), {"__doc__": VerifyCallbackMethods.__doc__})
+
+
+def _dataloaders(trainer: Any) -> Iterable[Any] | None:
+    """The batches of all validation dataloaders, one after the other; None when there are none."""
+    loaders = trainer.val_dataloaders
+    if loaders is None:
+        return None
+    loaders = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return (batch for loader in loaders for batch in loader) if loaders else None
+
+
+def _fresh(trainer: Any) -> Fresh | None:
+    if not trainer.optimizers:
+        return None
+    schedulers = [each.scheduler for each in trainer.lr_scheduler_configs]
+    return fresh_state(trainer.optimizers[0], schedulers[0] if schedulers else None)
+
+
+def _precision(precision: str) -> str | None:
+    """The dtype Lightning computes in: `bf16-mixed` and `bf16-true` are bfloat16, `16-...` float16."""
+    return "bfloat16" if precision.startswith("bf16") else "float16" if precision.startswith("16") else None

@@ -1,0 +1,165 @@
+"""What the callbacks promise, whatever trainer they sit in: the named weights are resident, and the loss at step 0 is
+theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apr.errors import RefusedError
+from apr.gates import fresh_state as fresh_gate
+from apr.gates.facts import Fresh, InitFacts, Stage
+from apr.gates.finding import Finding, Status
+from apr.gates.runner import run_stage
+from apr.library.adapter_files import is_adapter_directory, open_adapter
+from apr.library.api import verify_loaded
+from apr.library.holding import NO_REASONS
+from apr.library.naming import NameMap
+from apr.library.refusal import refused
+from apr.library.step0 import LossOf, judge_loss, measure_loss, predicted_vocabulary
+from apr.library.wrappers import unwrap
+
+if TYPE_CHECKING:
+    import torch
+
+    from apr.loading.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class StartTerms:
+    """What a run declares about its start. source: the path whose weights must be resident; an adapter directory means
+    its base model under that adapter. expected_loss: on the validation set, in nats; None: beat ln(vocabulary).
+    tolerance_relative: None for that of the model's dtype. The rest as for `apr.verify_loaded`.
+    """
+
+    source: Path
+    adapter: Path | None = None
+    fresh_adapter: bool = False
+    name_map: NameMap | None = None
+    dtype: Any = None
+    expected_loss: float | None = None
+    tolerance_relative: float | None = None
+    loss_of: LossOf | None = None
+    probe: bool = True
+    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
+    allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that was accepted. loss: at step 0, None where no validation set was there; findings: of step 0."""
+
+    receipt: Receipt
+    loss: float | None
+    findings: tuple[Finding, ...]
+
+
+def start_terms(source: str | os.PathLike[str], **terms: Any) -> StartTerms:
+    """Terms with the paths in their places; raises nothing for a source that is not there yet."""
+    adapter = terms.pop("adapter", None)
+    return StartTerms(Path(source), adapter=None if adapter is None else Path(adapter), **terms)
+
+
+def check_start(
+    terms: StartTerms,
+    model: torch.nn.Module,
+    batches: Iterable[Any] | None,
+    *,
+    fresh: Fresh | None,
+    step: int,
+    precision: str | None = None,
+) -> Start:
+    """Verify what is resident in `model`, then measure the loss; RefusedError with all findings of the part that
+    refused.
+
+    batches: the validation set, None when there is none. fresh: what optimizer and schedule hold, None when they are
+    resumed on purpose. step: updates made before, by a resumed run. precision: dtype the trainer computes in.
+    """
+    source, adapter = _base_and_adapter(terms)
+    try:
+        receipt = verify_loaded(
+            model,
+            source,
+            name_map=terms.name_map,
+            dtype=terms.dtype,
+            adapter=adapter,
+            fresh_adapter=terms.fresh_adapter,
+            probe=terms.probe,
+            allowed_tensors=terms.allowed_tensors,
+            allowed_gates=terms.allowed_gates,
+        )
+    except RefusedError as error:
+        raise _with_hint(error, terms, step) from error
+    measured = None if batches is None else measure_loss(model, batches, terms.loss_of)
+    findings = judge_loss(
+        measured,
+        vocabulary_size=_floor(model, terms),
+        expected_loss=terms.expected_loss,
+        tolerance_relative=_tolerance(terms, model, precision),
+        note="there is no validation set" if batches is None else "no batch of the validation set yields a loss",
+    )
+    if fresh is not None:
+        facts = InitFacts(source, fresh=fresh)
+        findings += run_stage(Stage.STEP_0, facts, terms.allowed_gates, [fresh_gate.GATE])
+    if any(finding.status is Status.REFUSE for finding in findings):
+        raise refused("training would not start from where the named weights are", findings, where=str(source))
+    return Start(receipt, None if measured is None else measured.loss, findings)
+
+
+def fresh_state(optimizer: Any, scheduler: Any) -> Fresh | None:
+    """What an optimizer and a scheduler hold before the first step, looked up through accelerate's wrappers."""
+    if optimizer is None:
+        return None
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    count = sum(len(values) for values in optimizer.state.values() if isinstance(values, dict))
+    return Fresh(optimizer_state_count=count, schedule_step=int(getattr(scheduler, "last_epoch", 0) or 0))
+
+
+def _base_and_adapter(terms: StartTerms) -> tuple[Path, Path | None]:
+    if not is_adapter_directory(terms.source):
+        return terms.source, terms.adapter
+    opened = open_adapter(terms.source)
+    opened.checkpoint.close()
+    if opened.base is None:
+        raise RefusedError(
+            f"the base of the adapter cannot be verified: {opened.base_note}",
+            where=str(terms.source),
+            remedy="name the base model as the source, and the adapter with adapter=PATH",
+            invariant="FALSIFY-APR-PRETRAIN-INIT-003",
+        )
+    return opened.base, terms.source
+
+
+def _with_hint(error: RefusedError, terms: StartTerms, step: int) -> RefusedError:
+    """The refusal of a resumed run names the usual cause first: the run goes on from its own checkpoint."""
+    if step == 0:
+        return error
+    hint = (
+        f"the run was resumed at step {step}: if {terms.source} is where it began, name the checkpoint it goes on from"
+    )
+    return RefusedError(
+        error.what,
+        where=error.where,
+        expected=error.expected,
+        found=error.found,
+        remedy=f"{hint}\n{error.remedy}" if error.remedy else hint,
+        invariant=error.invariant,
+        findings=error.findings,
+    )
+
+
+def _floor(model: torch.nn.Module, terms: StartTerms) -> int | None:
+    """The vocabulary whose uniform guess has to be beaten; None for heads that are new, as they know nothing yet."""
+    return None if terms.allowed_tensors else predicted_vocabulary(unwrap(model).module)
+
+
+def _tolerance(terms: StartTerms, model: torch.nn.Module, precision: str | None) -> float:
+    from apr.loading.probe import loss_tolerance
+
+    if terms.tolerance_relative is not None:
+        return terms.tolerance_relative
+    return loss_tolerance(str(next(model.parameters()).dtype).removeprefix("torch."), precision)

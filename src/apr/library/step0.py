@@ -1,0 +1,154 @@
+"""The evaluation before the first update, of any model that returns a loss, judged by the gate of the road."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apr.formats.base import Checkpoint
+from apr.formats.recorded import TrainingRecord
+from apr.gates import step0_loss
+from apr.gates.facts import InitFacts, Stage, Step0
+from apr.gates.finding import Finding, Status
+from apr.gates.runner import run_stage
+
+if TYPE_CHECKING:
+    import torch
+
+LossOf = Callable[[Any, Any], Any]
+"""(model, batch) to the mean loss of the batch, a tensor of one element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """loss: in nats, mean over the samples of every batch's mean loss, which is how `Trainer` and Lightning report
+    `eval_loss` and `val_loss`. samples: how many. set_hash: of the batches' tensors, `blake3:<hex>`."""
+
+    loss: float
+    samples: int
+    set_hash: str
+
+
+def measure_loss(model: torch.nn.Module, batches: Iterable[Any], loss_of: LossOf | None = None) -> Measured | None:
+    """The loss of `model` on `batches`, in eval mode and without gradients; None when no batch yields a loss.
+
+    A batch is a mapping with `labels` (what a data collator gives), unless `loss_of` says otherwise. With several
+    processes, each holding its own share of the batches, the mean is over all of them.
+    """
+    import torch
+    from blake3 import blake3
+
+    device = next(model.parameters()).device
+    hasher = blake3(b"apr.step0-set/1\n")
+    total, samples = 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                batch = _to_device(batch, device)
+                loss = _loss(model, batch) if loss_of is None else loss_of(model, batch)
+                if loss is None:
+                    continue
+                count = _sample_count(batch)
+                total += float(loss) * count
+                samples += count
+                _hash_batch(hasher, batch)
+    finally:
+        model.train(was_training)
+    total, samples = _over_all_processes(total, samples, device)
+    return Measured(total / samples, samples, "blake3:" + hasher.hexdigest()) if samples else None
+
+
+def judge_loss(
+    measured: Measured | None,
+    *,
+    vocabulary_size: int | None,
+    expected_loss: float | None,
+    tolerance_relative: float,
+    note: str = "there is no validation set",
+) -> tuple[Finding, ...]:
+    """What the step-0 gate says of `measured`.
+
+    expected_loss: what the same set is known to give; without it the loss must beat ln(vocabulary). vocabulary_size:
+    None for a model that predicts no tokens, which can then only be held against an expected loss.
+    """
+    if measured is None:
+        return (Finding(step0_loss.ID, Status.UNCHECKED, f"no evaluation at step 0 took place: {note}"),)
+    if vocabulary_size is None and expected_loss is None:
+        message = (
+            f"the loss at step 0 is {measured.loss:.6f}; the model predicts no tokens, so there is no floor to beat"
+        )
+        kind = Status.UNCHECKED if math.isfinite(measured.loss) else Status.REFUSE
+        return (Finding(step0_loss.ID, kind, message),)
+    step0 = Step0(measured.loss, measured.set_hash, vocabulary_size or 1, tolerance_relative)
+    checkpoint = None if expected_loss is None else _recording(expected_loss, measured.set_hash)
+    return run_stage(Stage.STEP_0, InitFacts(Path(), checkpoint=checkpoint, step0=step0), {}, [step0_loss.GATE])
+
+
+def _recording(loss: float, set_hash: str) -> Checkpoint:
+    """A record of what the caller says the loss was, for the gate that compares with records."""
+    from apr.formats.base import Format
+    from apr.formats.recorded import NOTHING_RECORDED
+
+    record = TrainingRecord(validation_loss=loss, validation_set_hash=set_hash)
+    recorded = replace(NOTHING_RECORDED, training=record)
+    return Checkpoint(Path(), Format.HF_DIRECTORY, (), {}, (), None, None, recorded=recorded)
+
+
+def predicted_vocabulary(module: torch.nn.Module) -> int | None:
+    """Rows of the head of a model that predicts tokens, None for any other model."""
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    config = getattr(module, "config", None)
+    if head is None or config is None:
+        return None
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _loss(model: torch.nn.Module, batch: Any) -> Any:
+    if not isinstance(batch, Mapping) or "labels" not in batch:
+        return None
+    return getattr(model(**batch), "loss", None)
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(_to_device(value, device) for value in batch)
+    return batch.to(device) if hasattr(batch, "to") else batch
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    if isinstance(batch, Mapping):
+        return [tensor for key in sorted(batch) for tensor in _tensors(batch[key])]
+    if isinstance(batch, list | tuple):
+        return [tensor for value in batch for tensor in _tensors(value)]
+    return [batch] if hasattr(batch, "data_ptr") else []
+
+
+def _sample_count(batch: Any) -> int:
+    tensors = [tensor for tensor in _tensors(batch) if tensor.dim() > 0]
+    return int(tensors[0].shape[0]) if tensors else 1
+
+
+def _hash_batch(hasher: Any, batch: Any) -> None:
+    from apr.loading.on_disk import tensor_bytes
+
+    for tensor in _tensors(batch):
+        hasher.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor_bytes(tensor))
+
+
+def _over_all_processes(total: float, samples: int, device: torch.device) -> tuple[float, int]:
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total, samples
+    sums = torch.tensor([total, float(samples)], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return float(sums[0]), int(sums[1])

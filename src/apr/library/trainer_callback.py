@@ -1,0 +1,85 @@
+"""The callback for transformers' `Trainer`. This module is imported by `apr.hf` when its class is first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from apr.library.holding import NO_REASONS
+from apr.library.naming import NameMap
+from apr.library.start_check import Start, check_start, fresh_state, start_terms
+from apr.library.step0 import LossOf
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+
+class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for strict checking
+    """Stops `Trainer.train()` before the first step unless the model holds the weights of a named source.
+
+    source: the checkpoint the run starts from; for `train(resume_from_checkpoint=DIR)` that directory. validation: the
+    batches of the evaluation at step 0 (an iterable of mappings with `labels`, or a function that gives one); None
+    takes the Trainer's own when `attach` knows it, and otherwise there is no evaluation. expected_loss: what that set
+    gave before, as `eval_loss` reports it; without it the loss has to beat ln(vocabulary). tolerance: relative, None
+    for the measured one of the dtype. loss_of: (model, batch) to loss, for models that return none. adapter,
+    fresh_adapter, name_map, dtype, probe, allowed_tensors, allowed_gates: as for `apr.verify_loaded`.
+
+    `start` holds receipt, loss and findings once training has begun. Raises RefusedError from `train()`.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        validation: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+        expected_loss: float | None = None,
+        tolerance: float | None = None,
+        loss_of: LossOf | None = None,
+        adapter: str | os.PathLike[str] | None = None,
+        fresh_adapter: bool = False,
+        name_map: NameMap | None = None,
+        dtype: torch.dtype | str | None = None,
+        probe: bool = True,
+        allowed_tensors: Mapping[str, str] = NO_REASONS,
+        allowed_gates: Mapping[str, str] = NO_REASONS,
+    ) -> None:
+        self.terms = start_terms(
+            source,
+            adapter=adapter,
+            fresh_adapter=fresh_adapter,
+            name_map=name_map,
+            dtype=dtype,
+            expected_loss=expected_loss,
+            tolerance_relative=tolerance,
+            loss_of=loss_of,
+            probe=probe,
+            allowed_tensors=allowed_tensors,
+            allowed_gates=allowed_gates,
+        )
+        self.validation = validation
+        self.start: Start | None = None
+
+    def attach(self, trainer: Trainer) -> VerifyCallback:
+        """Add this callback to `trainer`, and evaluate at step 0 on its evaluation set if it has one."""
+        if self.validation is None and trainer.eval_dataset is not None:
+            self.validation = trainer.get_eval_dataloader
+        trainer.add_callback(self)
+        return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        batches = self.validation() if callable(self.validation) else self.validation
+        is_new = state.global_step == 0
+        self.start = check_start(
+            self.terms,
+            kwargs["model"],
+            kwargs.get("eval_dataloader") if batches is None else batches,
+            fresh=fresh_state(kwargs.get("optimizer"), kwargs.get("lr_scheduler")) if is_new else None,
+            step=state.global_step,
+            precision="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
+        )
