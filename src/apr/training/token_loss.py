@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apr.training.metrics import next_token_loss_sum
+from apr.training.metrics import next_token_loss_sum, next_token_loss_with_gradient
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 FLOAT32_BYTES = 4
-# Bounds on the float32 logits held at once. Larger pieces use the head's weights better, smaller ones save memory.
-TRAINING_LOGITS_BYTES = 128 << 20
-EVALUATION_LOGITS_BYTES = 32 << 20
+# Float32 logits held at once. Pieces far larger than the C library's reuse of freed memory (32 MiB) cost more in page
+# faults than in arithmetic; pieces far smaller than the head's weights cost more in adding up its gradients.
+SMALLEST_PIECE_BYTES = 16 << 20
+TRAINING_PIECE_BYTES = 128 << 20
+EVALUATION_PIECE_BYTES = 64 << 20
+PIECE_PER_HEAD = 2
+# On a GPU memory is taken from a pool and small matrix products waste the machine.
+CUDA_PIECE_BYTES = 1 << 30
 # Allowed between logits computed together and apart, relative to the largest: another order of summing, no more.
 SPLIT_TOLERANCE_FLOAT32 = 1e-5
 SPLIT_TOLERANCE_HALF = 2e-2
@@ -46,13 +51,14 @@ class TokenLoss:
         import torch
 
         inputs, targets = windows_BT1[:, :-1], windows_BT1[:, 1:].reshape(-1)
+        tokens = self._piece_tokens(EVALUATION_PIECE_BYTES)
         with torch.no_grad():
-            if not self._must_split(targets.numel(), EVALUATION_LOGITS_BYTES):
+            if not self._must_split(targets.numel(), tokens):
                 return float(next_token_loss_sum(self._logits(inputs), targets))
             hidden_TH = self._hidden_states(inputs).flatten(0, -2)
             total = torch.zeros((), dtype=torch.float64, device=windows_BT1.device)
-            for start, stop in self._pieces(targets.numel(), EVALUATION_LOGITS_BYTES):
-                total += next_token_loss_sum(self._head(hidden_TH[start:stop]), targets[start:stop]).double()
+            for hidden, wanted in zip(hidden_TH.split(tokens), targets.split(tokens), strict=True):
+                total += next_token_loss_sum(self._head(hidden), wanted).double()
             return float(total)
 
     def backward(self, windows_BT1: torch.Tensor, divisor: int) -> torch.Tensor:
@@ -60,36 +66,40 @@ class TokenLoss:
         import torch
 
         inputs, targets = windows_BT1[:, :-1], windows_BT1[:, 1:].reshape(-1)
-        if not self._must_split(targets.numel(), TRAINING_LOGITS_BYTES):
-            loss = next_token_loss_sum(self._logits(inputs), targets) / divisor
-            loss.backward()
-            return loss.detach()
+        tokens = self._piece_tokens(TRAINING_PIECE_BYTES)
+        if not self._must_split(targets.numel(), tokens):
+            return _backward_from(self._logits(inputs), targets, divisor)
         hidden = self._hidden_states(inputs)
         hidden_TH = hidden.detach().flatten(0, -2)
         gradient_TH = torch.empty_like(hidden_TH)
         total = torch.zeros((), dtype=torch.float32, device=windows_BT1.device)
-        for start, stop in self._pieces(targets.numel(), TRAINING_LOGITS_BYTES):
-            piece = hidden_TH[start:stop].requires_grad_()
-            loss = next_token_loss_sum(self._head(piece), targets[start:stop]) / divisor
-            loss.backward()
-            gradient_TH[start:stop] = piece.grad
-            total += loss.detach()
+        for piece, gradient, wanted in zip(
+            hidden_TH.split(tokens), gradient_TH.split(tokens), targets.split(tokens), strict=True
+        ):
+            leaf = piece.detach().requires_grad_()
+            total += _backward_from(self._head(leaf), wanted, divisor)
+            gradient.copy_(leaf.grad)
         hidden.backward(gradient_TH.view_as(hidden))
         return total
 
     def _logits(self, inputs_BT: torch.Tensor) -> torch.Tensor:
         return self._model(input_ids=inputs_BT, use_cache=False).logits.flatten(0, 1)
 
-    def _must_split(self, tokens: int, limit_bytes: int) -> bool:
-        if tokens * self.vocabulary_rows * FLOAT32_BYTES <= limit_bytes:
+    def _piece_tokens(self, limit_bytes: int) -> int:
+        """Tokens whose logits are computed together: in balance with the head's own size, within the limits."""
+        if self._model.device.type == "cuda":
+            return max(1, CUDA_PIECE_BYTES // (self.vocabulary_rows * FLOAT32_BYTES))
+        head = self._model.get_output_embeddings()
+        head_bytes = limit_bytes if head is None else head.weight.numel() * FLOAT32_BYTES
+        piece_bytes = min(limit_bytes, max(SMALLEST_PIECE_BYTES, PIECE_PER_HEAD * head_bytes))
+        return max(1, piece_bytes // (self.vocabulary_rows * FLOAT32_BYTES))
+
+    def _must_split(self, tokens: int, piece_tokens: int) -> bool:
+        if tokens <= piece_tokens:
             return False
         if self._can_split is None:
             self._can_split = self._try_split()
         return self._can_split
-
-    def _pieces(self, tokens: int, limit_bytes: int) -> Iterator[tuple[int, int]]:
-        size = max(1, limit_bytes // (self.vocabulary_rows * FLOAT32_BYTES))
-        return ((start, min(start + size, tokens)) for start in range(0, tokens, size))
 
     def _backbone_answer(self, inputs_BT: torch.Tensor) -> Any:
         """The backbone's output object for `inputs_BT`; the head itself runs on the last position at most."""
@@ -151,6 +161,12 @@ class TokenLoss:
             return self._head(self._hidden_states(ids).flatten(0, -2)).float()
         except (AttributeError, IndexError, RecursionError, RuntimeError, TypeError, ValueError):
             return None
+
+
+def _backward_from(logits: torch.Tensor, targets: torch.Tensor, divisor: int) -> torch.Tensor:
+    loss, gradient = next_token_loss_with_gradient(logits, targets, divisor)
+    logits.backward(gradient)
+    return loss
 
 
 @contextmanager
