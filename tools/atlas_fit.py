@@ -10,6 +10,7 @@ from atlas_models import PLACE_FIELD
 
 Vector = tuple[int, ...]
 
+MOST_TERMS_SUMMED = 400
 PREFERRED = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
 
 
@@ -62,14 +63,15 @@ class ExpressionFitter:
         single = self._single(values)
         if single is not None:
             return single
-        simple = self._terms[: 1 + len(self.fields) * 6]
+        simple = self._terms[:MOST_TERMS_SUMMED]
         for text, vector in simple:
             for factor in (1, 2, 3, -1, -2) if text != "1" else (1, 2, -1, -2, 3, 4, -3):
                 rest = tuple(x - factor * y for x, y in zip(values, vector, strict=True))
                 other = self._single(rest) if all(each > 0 for each in rest) else None
                 if other is not None and other != text:
                     return _sum(other, factor, text)
-        for (first, a), (second, b) in itertools.combinations(simple[:30], 2):
+        fields = self._terms[: 1 + len(self.fields)]
+        for (first, a), (second, b) in itertools.product(fields, self._terms[:MOST_TERMS_SUMMED]):
             for one, two in itertools.product((1, 2), (1, 2)):
                 rest = tuple(x - one * y - two * z for x, y, z in zip(values, a, b, strict=True))
                 other = self._single(rest) if all(each > 0 for each in rest) else None

@@ -225,7 +225,7 @@ class Observer:
         if not all(isinstance(item, str) for item in items):
             relevance.fixed.append(name)
             return
-        kinds = set(items)
+        kinds = {*items, *self._default_items(name)}
         if kinds <= {"full_attention", "sliding_attention"}:
             kinds = {"full_attention", "sliding_attention"}
         for shift in range(3):
@@ -236,6 +236,14 @@ class Observer:
                 return
         if len(kinds) == 1 and kinds != {"full_attention"}:
             relevance.fixed.append(name)
+
+    def _default_items(self, name: str) -> list[str]:
+        """What the list holds in a model of default depth: small models may not show every kind of layer."""
+        try:
+            items = getattr(self.zoo.configure({}), name)
+        except Exception:  # noqa: BLE001
+            return []
+        return [item for item in items if isinstance(item, str)] if isinstance(items, list | tuple) else []
 
     def _study_numbers(
         self, name: str, items: list[Any], base_values: dict[str, Any], base: Observed, relevance: Relevance

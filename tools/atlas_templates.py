@@ -116,12 +116,19 @@ class TemplateFitter:
             if len(rows) != len({numbers[0] for numbers in rows}) * inner_counts[at]:
                 raise UnfittedError(f"inner numbers differ between layers: {'.'.join(pattern)}")
         everywhere = tuple(sorted(self.extents[_generic(pattern, position)]))
-        for domain in dict.fromkeys((everywhere, tuple(sorted(part)))):
+        shared = self._shared_settings(part)
+        in_state = tuple(at for at in everywhere if shared.items() <= self.sightings[at].state.items())
+        for domain in dict.fromkeys((everywhere, in_state, tuple(sorted(part)))):
             present = [frozenset(numbers[0] for numbers in part.get(at, ())) for at in domain]
             place = fit_place(present, self._layer_counts(pattern, domain), self._places(pattern, domain))
             if place is not None:
                 return place, set(domain)
         raise UnfittedError(f"no rule for the layers of {'.'.join(pattern)}")
+
+    def _shared_settings(self, part: Part) -> dict[str, Any]:
+        """The toggles that have one setting wherever the pattern was seen."""
+        states = [self.sightings[at].state for at in part]
+        return {name: value for name, value in states[0].items() if all(state.get(name) == value for state in states)}
 
     def _places(
         self, pattern: NumberedName, chosen: Sequence[int]

@@ -52,7 +52,7 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     observer = Observer(zoo)
     relevance = observer.study()
     if relevance is None:
-        return {"class": class_name, "model_type": model_type, "absent": _refusal(zoo)}
+        return {"class": class_name, "model_type": model_type, "kind": kind, "absent": _refusal(zoo)}
     try:
         rows, note = _fit(observer, relevance)
     except OutOfTime:
@@ -72,9 +72,14 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "tensors": rows,
     }
     entry["tensors"] = rows + saved_buffer_rows(model_type, rows)
-    if note is None:
+    unvaried = sorted(set(relevance.fixed) & set(observer.integers))
+    if note is None and unvaried:
+        entry["note"] = f"these fields could not be varied: {', '.join(unvaried)}"
+    elif note is None:
         entry["note"] = _verify(entry, observer, relevance)
         entry["exact"] = entry["note"] is None
+    if not entry["exact"]:
+        entry["tensors"] = _loosened(entry["tensors"])
     return entry
 
 
@@ -90,17 +95,30 @@ def _fit(observer: Observer, relevance: Relevance) -> tuple[list[Any], str | Non
 
 
 def _fallback_rows(sightings: list[Sighting]) -> list[Any]:
-    """Names without shapes, every one optional: enough to recognise a class, never to load it."""
-    patterns: dict[str, int] = {}
+    """Names alone: enough to recognise a class, never to load it."""
+    counts: dict[str, int] = {}
     for sighting in sightings:
-        for name in {
-            ".".join("#" if part.isdigit() else part for part in name.split(".")) for name in sighting.observed.shapes
-        }:
-            patterns[name] = patterns.get(name, 0) + 1
-    return [
-        [name, [], {"loose": True} if count == len(sightings) else {"loose": True, "optional": True}]
-        for name, count in sorted(patterns.items())
-    ]
+        for name in {_digit_pattern(name) for name in sighting.observed.shapes}:
+            counts[name] = counts.get(name, 0) + 1
+    return [_loose_row(name, is_certain=count == len(sightings)) for name, count in sorted(counts.items())]
+
+
+def _loosened(rows: list[Any]) -> list[Any]:
+    """The rows of an inexact entry by name alone, so that no healthy file is judged by a shape that may be wrong."""
+    certain: dict[str, bool] = {}
+    for row in rows:
+        name = _digit_pattern(row[0])
+        certain[name] = certain.get(name, False) or _is_certain(row)
+    return [_loose_row(name, is_certain) for name, is_certain in sorted(certain.items())]
+
+
+def _loose_row(name: str, is_certain: bool) -> list[Any]:
+    return [name, [], {"loose": True} if is_certain else {"loose": True, "optional": True}]
+
+
+def _is_certain(row: list[Any]) -> bool:
+    extra = row[2] if len(row) > 2 else {}
+    return not any(extra.get(key) for key in ("when", "where", "tied", "optional"))
 
 
 def _base_prefix(model_class: Any) -> str:
@@ -201,24 +219,37 @@ def _refusal(zoo: Any) -> str:
 
 def pack(entries: list[dict[str, Any]], source: str) -> bytes:
     """The data file: a first line with the index, then one JSON line for each entry; the same bytes every time."""
-    present = [entry for entry in entries if "absent" not in entry]
+    present = [_named_only(entry) if "absent" in entry else entry for entry in entries]
     absent = {f"{entry['model_type']}/{entry['class']}": entry["absent"] for entry in entries if "absent" in entry}
     patterns: dict[str, int] = {}
     index = []
     for entry in present:
         required, possible = set(), set()
         for row in entry["tensors"]:
-            name = _digit_pattern(row[0])
-            extra = row[2] if len(row) > 2 else {}
-            place = patterns.setdefault(name, len(patterns))
-            is_certain = not any(extra.get(key) for key in ("when", "where", "tied", "optional"))
-            (required if is_certain else possible).add(place)
+            place = patterns.setdefault(_digit_pattern(row[0]), len(patterns))
+            (required if _is_certain(row) else possible).add(place)
         index.append(
             [entry["class"], entry["model_type"], entry["kind"], sorted(required), sorted(possible - required)]
         )
     head = {"source": source, "absent": absent, "patterns": list(patterns), "index": index}
     lines = [json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (head, *present)]
     return gzip.compress("\n".join(lines).encode(), compresslevel=9, mtime=0)
+
+
+def _named_only(entry: dict[str, Any]) -> dict[str, Any]:
+    """A class that no small config builds: in the vocabulary, but nothing is known of its tensors."""
+    nothing_known: dict[str, Any] = {
+        "exact": False,
+        "note": entry["absent"],
+        "base_prefix": "",
+        "rope": None,
+        "defaults": {},
+        "aliases": {},
+        "derived": [],
+        "fixed": [],
+        "tensors": [],
+    }
+    return {**{key: entry[key] for key in ("class", "model_type", "kind")}, **nothing_known}
 
 
 def _digit_pattern(pattern: str) -> str:
@@ -239,9 +270,10 @@ def _safe_build(job: tuple[str, str, str]) -> dict[str, Any]:
     try:
         entry = build_entry(*job)
     except Exception as error:  # noqa: BLE001
-        entry = {"class": job[0], "model_type": job[1], "absent": f"{type(error).__name__}: {error}"[:200]}
+        reason = f"{type(error).__name__}: {error}"[:200]
+        entry = {"class": job[0], "model_type": job[1], "kind": job[2], "absent": reason}
     except OutOfTime:
-        entry = {"class": job[0], "model_type": job[1], "absent": OUT_OF_TIME}
+        entry = {"class": job[0], "model_type": job[1], "kind": job[2], "absent": OUT_OF_TIME}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     entry["seconds"] = round(time.perf_counter() - started, 1)

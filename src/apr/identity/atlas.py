@@ -52,7 +52,7 @@ class Atlas:
 
     @property
     def absent(self) -> Mapping[str, str]:
-        """Model types the zoo knows and the atlas lacks, with the reason."""
+        """`model type/class` of the classes the atlas only names, with the reason why their tensors are not known."""
         return MappingProxyType(self._head["absent"])
 
     @cached_property

@@ -6,20 +6,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from apr.errors import AprError
 from apr.formats.base import Checkpoint
+from apr.identity.atlas import load_atlas, uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
 from apr.identity.evidence import gather_evidence
 from apr.identity.types import Architecture, Candidate, Claim, Evidence, Verdict, VerdictKind
-
-_TWINS_SHOWN = 12
 
 
 def give_verdict(checkpoint: Checkpoint) -> Verdict:
     """What `checkpoint` claims to be against what its tensors show, from headers alone.
 
-    MATCH: only the claimed model type explains all tensors. AMBIGUOUS: others explain them as well. CONTRADICTION:
-    the claim does not explain them. UNKNOWN: no claim, a claim that contradicts itself, or one that is not in the
-    atlas; the evidence then still says what the tensors suggest.
+    MATCH: only the claimed model type explains all tensors. AMBIGUOUS: others explain them as well, or the atlas does
+    not hold the claimed class exactly and nothing else fits. CONTRADICTION: the claim does not explain them. UNKNOWN:
+    no claim, a claim that contradicts itself, or one that is not in the atlas; the evidence then still says what the
+    tensors suggest.
     """
     claim = read_claim(checkpoint)
     evidence = gather_evidence(checkpoint, claim)
@@ -28,6 +29,8 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
     claimed = claimed_architectures(claim)
     fitting = [candidate for candidate in evidence.candidates if candidate.architecture in claimed]
     if not fitting:
+        if not evidence.candidates and not _can_tell(checkpoint, claim.architecture):
+            return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
     model_type = claim.architecture.model_type
     twins = [candidate for candidate in evidence.candidates if candidate.architecture.model_type != model_type]
@@ -53,6 +56,23 @@ def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     return (*reasons, *evidence.reasons)
 
 
+def _can_tell(checkpoint: Checkpoint, architecture: Architecture) -> bool:
+    """Whether the atlas knows exactly which tensors the claimed class has under the recorded config."""
+    entry = load_atlas().entry(architecture)
+    try:
+        return entry.is_exact and not uses_unexpressed_value(entry, checkpoint.config or {})
+    except AprError:
+        return entry.is_exact
+
+
+def _undecided(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+    reason = (
+        f"the atlas does not say exactly what {claim.architecture} holds, and nothing else explains the tensors; "
+        "the class itself has to be built to account for them"
+    )
+    return (reason, *evidence.reasons)
+
+
 def _contradiction(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     if evidence.candidates:
         shown = f"the tensors show {evidence.candidates[0].architecture}"
@@ -62,9 +82,7 @@ def _contradiction(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
 
 
 def _types(candidates: Sequence[Candidate]) -> str:
-    types = list(dict.fromkeys(candidate.architecture.model_type for candidate in candidates))
-    more = f" and {len(types) - _TWINS_SHOWN} more" if len(types) > _TWINS_SHOWN else ""
-    return ", ".join(types[:_TWINS_SHOWN]) + more
+    return ", ".join(dict.fromkeys(candidate.architecture.model_type for candidate in candidates))
 
 
 def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path | None = None) -> str:
