@@ -85,6 +85,20 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
     return model.eval()
 
 
+def trained_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
+    """As `tiny_model`, its matrices with uneven rows and heavy tails besides, as training leaves them."""
+    import torch
+
+    model = tiny_model(model_type, seed=seed, **overrides)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                rows = torch.randn(parameter.shape[0], *[1] * (parameter.dim() - 1), generator=generator)
+                parameter.mul_(torch.exp(0.6 * rows) * 2)
+    return model
+
+
 def save_tiny(directory: Path, model_type: str, *, seed: int = 0, dtype: str = "float32", **overrides: Any) -> Path:
     """`tiny_model` saved by the zoo's own `save_pretrained` into `directory`, which is returned."""
     import torch

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
-from apr.errors import ExitCode, UsageError
+from apr.errors import AprError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from apr.gates.facts import TokenizerFacts
     from apr.gates.road import Examination, RoadOptions
+
+
+# Starting processes costs more than reading this many headers.
+FEWEST_PATHS_FOR_PROCESSES = 8
 
 
 def parse_reasons(entries: Iterable[str], option: str) -> dict[str, str]:
@@ -57,6 +64,7 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     help="Also load the model: receipt, derived buffers and the recorded probe (needs torch and transformers).",
 )
+@click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
 @allow_options
 @json_option
@@ -66,14 +74,15 @@ def command(
     paths: tuple[Path, ...],
     is_deep: bool,
     is_loaded: bool,
+    load_as: str | None,
     tokenizer: Path | None,
     allowed_tensors: tuple[str, ...],
     allowed_gates: tuple[str, ...],
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
-    PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths give one line each, with
-    --json one document a line.
+    PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths (or a quoted pattern such as
+    'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
     """
     from apr.gates.road import RoadOptions
 
@@ -82,11 +91,27 @@ def command(
         allowed_tensors=parse_reasons(allowed_tensors, "--allow"),
         allowed_gates=parse_reasons(allowed_gates, "--allow-gate"),
         may_use_zoo=is_loaded,
+        load_as=load_as,
     )
-    if len(paths) == 1:
-        _answer_one(out, paths[0], options, is_deep, is_loaded)
+    found = expand_patterns(paths)
+    if len(found) == 1:
+        _answer_one(out, found[0], options, is_deep, is_loaded)
     else:
-        _answer_many(out, paths, options, is_deep, is_loaded)
+        _answer_many(out, found, options, is_deep, is_loaded)
+
+
+def expand_patterns(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Each path as it is, or in place of a pattern that names nothing itself the sorted paths it matches.
+
+    A pattern without any match stays, so that it is reported as not found.
+    """
+    expanded: list[Path] = []
+    for path in paths:
+        is_pattern = any(character in str(path) for character in "*?[") and not path.exists()
+        expanded += sorted(map(Path, glob(str(path)))) if is_pattern else []
+        if not is_pattern or not glob(str(path)):
+            expanded.append(path)
+    return tuple(expanded)
 
 
 def _walk(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Examination:
@@ -119,21 +144,59 @@ def _answer_one(out: Out, path: Path, options: RoadOptions, is_deep: bool, is_lo
     _exit(exit_code_of(examination))
 
 
-def _answer_many(out: Out, paths: tuple[Path, ...], options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
-    from apr.gates.document import preflight_document
+class Answer(NamedTuple):
+    """What one path of several came to, as plain data that travels between processes."""
 
+    document: dict[str, Any]
+    row: list[object]
+    is_accepted: bool
+
+
+def _answer_many(out: Out, paths: tuple[Path, ...], options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
     worst = ExitCode.DONE
     rows: list[list[object]] = []
-    with out.progress("preflight", len(paths), "checkpoints") as progress:
-        for path in paths:
-            examination = _walk(path, options, is_deep, is_loaded)
-            worst = ExitCode.REFUSED if not examination.is_accepted else worst
-            document = preflight_document(examination)
-            out.document_line(document.pop("schema"), document)
-            rows.append(_row(examination))
+    ask = partial(answer_of, options=options, is_deep=is_deep, is_loaded=is_loaded)
+    with out.progress("preflight", len(paths), "checkpoints") as progress, _workers(paths, is_deep, is_loaded) as work:
+        for path, answer in zip(paths, work(ask, paths), strict=True):
+            worst = worst if answer.is_accepted else ExitCode.REFUSED
+            out.document_line(answer.document.pop("schema"), answer.document)
+            rows.append(answer.row)
             progress.advance(1, path.name)
     out.table(["path", "format", "claimed", "verdict", "answer"], rows)
     _exit(worst)
+
+
+@contextmanager
+def _workers(paths: tuple[Path, ...], is_deep: bool, is_loaded: bool) -> Iterator[Callable[..., Iterable[Answer]]]:
+    """Something that maps in order: over processes where reading headers is the work, else one after the other.
+
+    Deep reading uses all cores by itself, and a loaded model the memory.
+    """
+    from apr.storage.digests import usable_cores
+
+    if is_deep or is_loaded or len(paths) < FEWEST_PATHS_FOR_PROCESSES or usable_cores() == 1:
+        yield map
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    from apr.identity.atlas import load_atlas
+
+    # Read before the processes part, so that they share it.
+    load_atlas()
+    with ProcessPoolExecutor(usable_cores()) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def answer_of(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Answer:
+    """The answer for one of several paths; what cannot be read is an answer too, so that the others get theirs."""
+    from apr.gates.document import SCHEMA, preflight_document
+
+    try:
+        examination = _walk(path, options, is_deep, is_loaded)
+    except AprError as error:
+        document = {"schema": SCHEMA, "path": str(path), "accepted": False, "error": error.to_json()}
+        return Answer(document, [path, None, None, None, f"error: {error.what}"], is_accepted=False)
+    return Answer(preflight_document(examination), _row(examination), examination.is_accepted)
 
 
 def _row(examination: Examination) -> list[object]:

@@ -54,7 +54,7 @@ def _drifted(facts: InitFacts) -> tuple[str, ...]:
     if facts.checkpoint is None or facts.config is None:
         return ()
     recorded = facts.checkpoint.recorded
-    return drifted_facts(recorded.config_facts, facts.config.values, recorded.history)
+    return drifted_facts(recorded.config_facts, facts.checkpoint.config or {}, facts.config.values, recorded.history)
 
 
 GATE = Gate(ID, "facts that no tensor shows are recorded", Stage.HEADERS, _check)

@@ -40,8 +40,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             yield Finding(
                 ID,
                 Status.UNCHECKED,
-                f"{len(uncertain)} 8-bit floating-point tensors, and nothing in the file speaks of scales: whether they "
-                "were dropped, only the values show (--deep)",
+                f"{len(uncertain)} 8-bit floating-point tensors, and nothing in the file speaks of scales: whether "
+                "they were dropped, only the values show (--deep)",
             )
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""

@@ -120,7 +120,8 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
 
 
 def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> InitFacts:
-    unscaled = without_scales(checkpoint)
+    # What the user declared tensor by tensor, and scales of 8-bit weights, say nothing about the architecture.
+    unscaled = _without(without_scales(checkpoint), options.allowed_tensors)
     verdict = give_verdict(unscaled)
     facts = replace(facts, verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
     if verdict.claim.unknown and options.may_use_zoo:
@@ -143,6 +144,13 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
         return replace(facts, config=config, plan_note=note)
     plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors)
     return replace(facts, config=config, plan=plan)
+
+
+def _without(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
+    if not names.keys() & checkpoint.tensors.keys():
+        return checkpoint
+    kept = {name: entry for name, entry in checkpoint.tensors.items() if name not in names}
+    return replace(checkpoint, tensors=MappingProxyType(kept))
 
 
 def _planned_by_zoo(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions, answer: ZooAnswer) -> InitFacts:

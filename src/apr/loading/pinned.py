@@ -45,20 +45,22 @@ def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drifted_facts(
-    pinned: Mapping[str, Any], config: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
+    pinned: Mapping[str, Any],
+    config: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, ...]:
-    """One line for each pinned fact that `config` (with its class defaults) gives another value.
+    """One line for each pinned fact that the recorded `config`, or else `resolved`, gives another value.
 
+    resolved: the config with its class defaults, under the class's own names; a fact that neither knows has no effect.
     history: stamp changes; a fact that a stamp has set on purpose is not held against its older record.
     """
-    now = config_facts(config)
+    now = {**config_facts(resolved), **config_facts(config)}
     stamped = {_fact_of(str(change.get("key"))) for entry in history for change in _changes(entry)}
     lines = []
     for name, before in pinned.items():
-        if name in stamped or _same(before, now.get(name)) or (name not in now and not before):
-            continue
-        after = f"{now[name]!r}" if name in now else "absent"
-        lines.append(f"{name} was {before!r} when the weights were saved and is {after} now")
+        if name in now and name not in stamped and not _same(before, now[name]):
+            lines.append(f"{name} was {before!r} when the weights were saved and is {now[name]!r} now")
     return tuple(lines)
 
 

@@ -162,7 +162,8 @@ class _Bits:
         assert self._layout is not None
         if self._magnitudes is None or len(self._magnitudes) != len(words):
             self._magnitudes = np.empty_like(words)
-        return np.bitwise_and(words, self._word_type.type(self._layout.magnitude_mask), out=self._magnitudes)
+        np.bitwise_and(words, self._word_type.type(self._layout.magnitude_mask), out=self._magnitudes)
+        return self._magnitudes
 
 
 def _integer_bytes(dtype: DType) -> int:
@@ -179,7 +180,8 @@ def _as_float64(words: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, An
     if dtype in {DType.F64, DType.F32, DType.F16}:
         return words.view(np.dtype(f"<f{words.itemsize}")).astype(np.float64)
     if dtype in {DType.F8_E4M3, DType.F8_E5M2}:
-        return _eight_bit_values(dtype)[words]
+        values: np.ndarray[Any, Any] = _eight_bit_values(dtype)[words]
+        return values
     if dtype in {DType.I64, DType.I32, DType.I16, DType.I8}:
         return words.view(np.dtype(f"<i{words.itemsize}")).astype(np.float64)
     if dtype in {DType.U64, DType.U32, DType.U16, DType.U8, DType.BOOL}:
@@ -194,11 +196,13 @@ def _eight_bit_values(dtype: DType) -> np.ndarray[Any, Any]:
 
     codes = np.arange(256, dtype=np.uint16)
     if dtype is DType.F8_E5M2:
-        return (codes << 8).view(np.float16).astype(np.float64)
+        halves: np.ndarray[Any, Any] = (codes << 8).view(np.float16).astype(np.float64)
+        return halves
     exponent, fraction = (codes >> 3 & 15).astype(np.float64), (codes & 7) / 8
     values = np.where(exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent - 7))
     values[(codes & 0x7F) == 0x7F] = np.nan
-    return np.where(codes >= 128, -values, values)
+    signed: np.ndarray[Any, Any] = np.where(codes >= 128, -values, values)
+    return signed
 
 
 class _Moments:

@@ -135,7 +135,7 @@ def zoo_architectures(name: str) -> tuple[Architecture, ...]:
     found = getattr(transformers, name, None) if name.isidentifier() else None
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         return ()
-    model_type = str(getattr(found.config_class, "model_type", "") or "")
+    model_type = str(getattr(getattr(found, "config_class", None), "model_type", "") or "")
     if model_type not in CONFIG_MAPPING_NAMES:
         return ()
     others = [each for names in by_task for each, classes in names.items() if name in classes and each != model_type]

@@ -1,0 +1,146 @@
+"""What value statistics can prove of a healthy model: fresh initialisation, the norm's convention, lost endings.
+
+Every rule here must never refuse a healthy file. So each asks for several independent signs at once, and says nothing
+where they do not all point the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+from apr.formats.base import TensorEntry
+from apr.formats.dtypes import ENCODINGS
+from apr.loading.roles import Role, across_layers, role_of
+from apr.loading.values import TensorFacts
+
+# Model types whose norm computes x * (1 + weight): `_norm` and `forward` of the norm classes in their modeling files of
+# transformers 5.23.0; their gains start at 0 where all others start at 1.
+NORMS_THAT_ADD_ONE = frozenset(
+    {
+        *("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2"),
+        *("nemotron", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    }
+)
+
+FEWEST_VALUES = 2048
+# A sampling error beyond this many standard errors is no sampling error.
+STANDARD_ERRORS = 5.0
+# Training leaves heavy tails and uneven rows. No usual initialisation does: a uniform draw has light tails, a scaled
+# normal one even rows, so width alone proves nothing.
+CLEAR_TAILS, CLEAR_ROWS = 0.5, 3.0
+# A lost ending is at least this part of a matrix; pruned matrices have their zeros spread.
+LOST_SHARE = 0.25
+
+
+class Freshness(Enum):
+    """Whether a matrix is still what a normal initialisation drew: FRESH and TRAINED are both proven, else UNSURE."""
+
+    FRESH = "fresh"
+    TRAINED = "trained"
+    UNSURE = "unsure"
+
+
+def freshness(seen: TensorFacts, initial_std: float) -> Freshness:
+    """Hold a matrix against a normal draw of `initial_std`: width, centre, tails and the evenness of its rows."""
+    count = seen.sampled_count
+    if count < FEWEST_VALUES or seen.std is None or seen.mean is None or seen.excess_kurtosis is None or not seen.std:
+        return Freshness.UNSURE
+    columns = seen.entry.shape[-1]
+    even_rows = math.sqrt(2 / columns)
+    width = abs(seen.std / initial_std - 1)
+    tails = seen.excess_kurtosis
+    is_normal_draw = (
+        # Rounding to bf16 widens by less than 0.1 %.
+        width <= STANDARD_ERRORS / math.sqrt(2 * count) + 1e-3
+        and abs(seen.mean) <= STANDARD_ERRORS * initial_std / math.sqrt(count)
+        and abs(tails) <= STANDARD_ERRORS * math.sqrt(24 / count)
+        and (seen.row_spread is not None and seen.row_spread <= 1.5 * even_rows)
+    )
+    if is_normal_draw:
+        return Freshness.FRESH
+    has_uneven_rows = seen.row_spread is not None and seen.row_spread > CLEAR_ROWS * even_rows
+    is_clear = has_uneven_rows or tails > max(CLEAR_TAILS, 4 * STANDARD_ERRORS * math.sqrt(24 / count))
+    return Freshness.TRAINED if is_clear else Freshness.UNSURE
+
+
+def fresh_among_trained(judged: Mapping[str, Freshness]) -> tuple[str, ...]:
+    """Names of matrices proven fresh where their siblings are proven trained.
+
+    Siblings are the same matrix of other layers: at most a quarter of at least four may be fresh, and all others have
+    to be trained. A table of tokens has no siblings; there three quarters of all layers' matrices have to be trained,
+    and none fresh. A model that is fresh as a whole is none of this.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in judged:
+        groups.setdefault(across_layers(name), []).append(name)
+    found: list[str] = []
+    layered = [answer for group, names in groups.items() if "{}" in group for answer in map(judged.__getitem__, names)]
+    is_trained = len(layered) >= 4 and layered.count(Freshness.TRAINED) >= 0.75 * len(layered)
+    for group, names in groups.items():
+        fresh = [name for name in names if judged[name] is Freshness.FRESH]
+        if "{}" in group:
+            others = [judged[name] for name in names if name not in fresh]
+            if len(names) >= 4 and 4 * len(fresh) <= len(names) and set(others) == {Freshness.TRAINED}:
+                found += fresh
+        elif is_trained and Freshness.FRESH not in layered:
+            found += fresh
+    return tuple(sorted(found))
+
+
+class GainCentre(Enum):
+    """Around what the gains of a model's norms lie, where nearly all of them say the same."""
+
+    ZERO = 0
+    ONE = 1
+
+
+def gain_centre(values: Mapping[str, TensorFacts]) -> GainCentre | None:
+    """The convention that the norm gains of a model show; None where they do not show it clearly.
+
+    ZERO: four of five gains lie within half of 0, each with a fifth of its values negative. ONE: four of five lie close
+    around 1 with nothing negative. Healthy gains of a norm without the added one may be small, but hardly any are
+    negative; healthy gains of a norm with it spread widely.
+    """
+    gains = [
+        seen
+        for seen in values.values()
+        if role_of(seen.entry) is Role.NORM_GAIN and ENCODINGS[seen.entry.dtype].is_float and seen.mean is not None
+    ]
+    if len(gains) < 3:
+        return None
+    if sum(map(_is_around_zero, gains)) >= 0.8 * len(gains):
+        return GainCentre.ZERO
+    if sum(map(_is_around_one, gains)) >= 0.8 * len(gains):
+        return GainCentre.ONE
+    return None
+
+
+def _is_around_zero(seen: TensorFacts) -> bool:
+    if seen.is_all_zero:
+        return True
+    return abs(seen.mean or 0.0) < 0.5 and (seen.negative_share or 0.0) >= 0.2
+
+
+def _is_around_one(seen: TensorFacts) -> bool:
+    mean, std = seen.mean or 0.0, seen.std or 0.0
+    return 0.7 <= mean <= 1.5 and std < 0.3 * mean and not seen.negative_share
+
+
+def lost_endings(values: Iterable[TensorFacts]) -> list[TensorFacts]:
+    """Matrices whose last quarter or more is nothing but zeros; embeddings apart, which are padded with zero rows."""
+    return [
+        seen
+        for seen in values
+        if role_of(seen.entry) is Role.MATRIX
+        and not seen.is_all_zero
+        and not is_table_of_tokens(seen.entry)
+        and seen.trailing_zero_bytes >= max(64, LOST_SHARE * seen.entry.size_bytes)
+    ]
+
+
+def is_table_of_tokens(entry: TensorEntry) -> bool:
+    """Whether the rows belong to tokens or positions, some of which may never have been seen."""
+    owner = entry.name.lower().split(".")[-2:-1]
+    return any(part in name for name in owner for part in ("embed", "wte", "wpe", "head", "shared", "emb"))
