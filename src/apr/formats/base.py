@@ -107,7 +107,8 @@ class Checkpoint:
     config: the full recorded Hugging Face config (`config.json`, or the one embedded in an `.apr`), None when the
     file records none. `config_place` names it to the user. typed: the dimensions and constants of APR metadata
     under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
-    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`), as read.
+    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`), as read. weight_metadata: of a
+    directory, file name to the `__metadata__` of that weight file, where it has some.
     tokenizer_files: loader of the lossless tokenizer files (name to bytes); empty mapping when none are recorded.
     count_tokenizer_rows: makes `tokenizer_vocabulary_size`, which is read when it is first asked for, as a tokenizer
     of 150,000 tokens takes longer to parse than all headers.
@@ -125,6 +126,7 @@ class Checkpoint:
     config_place: str | None
     typed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    weight_metadata: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     generation_config: Mapping[str, Any] | None = None
     recorded: Recorded = NOTHING_RECORDED
     tokenizer_files: Callable[[], Mapping[str, bytes]] = lambda: MappingProxyType({})

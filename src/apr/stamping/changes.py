@@ -106,6 +106,16 @@ def checked_changes(changes: StampChanges) -> StampChanges:
     return replace(changes, **cleaned)
 
 
+def with_identity(changes: StampChanges, identity: Mapping[str, str]) -> StampChanges:
+    """`changes` with the `identity` stamps, by field name, where it has none of its own."""
+    return replace(
+        changes,
+        architecture=changes.architecture or identity.get("architecture"),
+        hf_architecture=changes.hf_architecture or identity.get("hf_architecture"),
+        hf_model_type=changes.hf_model_type or identity.get("hf_model_type"),
+    )
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """`KEY=JSON` as key and value; a value that is not JSON is an error, so that `true` and `"true"` stay apart."""
     key, equals, value = text.partition("=")

@@ -53,13 +53,17 @@ class Editor:
 
     plan: the edit that makes the changes. record: the edit with one more history entry. write: the edited checkpoint
     at a free path. change: what the edit changes where the checkpoint stands, None when tensors come or go with it and
-    only a new file will do.
+    only a new file will do. history: the entries of earlier stamps, oldest first. places: what stamps can change, as
+    place to keys. restored: the facts with the places as given.
     """
 
     plan: Callable[[Checkpoint, StampChanges, Mapping[str, bytes] | None], Edit]
     record: Callable[[Edit, Mapping[str, Any]], Edit]
     write: Callable[[Edit, Path], None]
     change: Callable[[Edit], DirectoryChange | None]
+    history: Callable[[Checkpoint], list[Mapping[str, Any]]]
+    places: Callable[[Checkpoint], dict[str, dict[str, Any]]]
+    restored: Callable[[Checkpoint, Mapping[str, Mapping[str, Any]]], Checkpoint]
 
 
 def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: str) -> tuple[Stamp, ...]:

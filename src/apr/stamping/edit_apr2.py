@@ -14,6 +14,7 @@ from apr.formats.apr2.layout import Flags
 from apr.formats.apr2.metadata import CONFIG_KEY, HF_NAMES, TYPED_KEYS, spelling_of, typed_problem
 from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
 from apr.formats.apr2.metadata_text import encode_metadata
+from apr.formats.apr2.read import stamps_in
 from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint
@@ -71,6 +72,35 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     metadata[RECORDED_METADATA_KEY] = document
     return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+
+
+def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
+    """The entries of the history in the file, oldest first."""
+    return list(checkpoint.recorded.history)
+
+
+def places(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """What a stamp can change, by the place its history names."""
+    config = checkpoint.metadata.get(CONFIG_KEY)
+    embedded = {CONFIG_KEY: dict(config)} if isinstance(config, Mapping) else {}
+    return {"metadata": dict(checkpoint.metadata), **embedded}
+
+
+def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """`checkpoint` with `places` as they were."""
+    metadata = dict(places["metadata"])
+    config = places.get(CONFIG_KEY)
+    if config is not None:
+        metadata[CONFIG_KEY] = config
+    typed = {HF_NAMES.get(key, key): metadata[key] for key in TYPED_CONFIG_KEYS if metadata.get(key) is not None}
+    plain = without_tagged_floats(config) if config is not None else None
+    return replace(
+        checkpoint,
+        metadata=MappingProxyType(metadata),
+        stamps=stamps_in(metadata, plain),
+        config=plain,
+        typed=MappingProxyType(typed),
+    )
 
 
 def write(edit: Edit, path: Path) -> None:
@@ -150,4 +180,4 @@ def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
             )
 
 
-EDITOR = Editor(plan, record, write, change)
+EDITOR = Editor(plan, record, write, change, history, places, restored)

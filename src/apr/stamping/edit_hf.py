@@ -10,23 +10,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, InputOutputError
 from apr.formats.base import Checkpoint, Stamp, StampKey
-from apr.formats.config_stamps import config_stamps
-from apr.formats.hf.read import CONFIG_FILE_NAME
+from apr.formats.hf.read import CONFIG_FILE_NAME, directory_stamps
 from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
+from apr.formats.safetensors.edit import plan_metadata_patch
+from apr.formats.safetensors.header import METADATA_KEY
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
 from apr.storage.atomic import atomic_directory
+from apr.storage.copying import apply_patch
 from apr.storage.inplace import content_of
 from apr.storage.patches import Change as DirectoryChange
-from apr.storage.patches import Replacement
+from apr.storage.patches import FilePatch, Replacement
+from apr.storage.reading import SourceFile
 
 LONGEST_FILE_BYTES = 64 << 20
+PROVENANCE_PLACE = f"{RECORDED_FILE_NAME}: provenance"
 
 
 def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
@@ -39,17 +43,18 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
     config = dict(edited.config)
     document = _read_record(checkpoint.path)
     provenance = document.get("provenance") or {}
-    place = f"{RECORDED_FILE_NAME}: provenance"
-    found = [*edited.changes, *(change_of(place, provenance, *each) for each in changes.provenance.items())]
+    found = [*edited.changes, *(change_of(PROVENANCE_PLACE, provenance, *each) for each in changes.provenance.items())]
     if tokenizer_files is not None:
         found.append(tokenizer_change(checkpoint, tokenizer_files))
     document["provenance"] = {**provenance, **changes.provenance}
-    after = replace(
-        checkpoint,
-        config=MappingProxyType(without_tagged_floats(config)),
-        stamps=config_stamps(config, CONFIG_FILE_NAME),
-        metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
-    )
+    texts = {name: dict(each) for name, each in checkpoint.weight_metadata.items()}
+    for name, each in texts.items():
+        new = {key: value for key, value in (changes.identity | changes.provenance).items() if key in each}
+        if changes.hf_model_type is not None and "model_type" in each:
+            new["model_type"] = changes.hf_model_type
+        found += [change_of(f"{name} {METADATA_KEY}", each, key, value) for key, value in new.items()]
+        each |= new
+    after = _with(checkpoint, config, document, texts)
     kept = tuple(change for change in found if change is not None)
     notes = edited.notes
     asked: tuple[Stamp, ...] = ()
@@ -57,6 +62,37 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
         asked = (Stamp(StampKey.APR_ARCHITECTURE, changes.architecture, OPTIONS["architecture"]),)
         notes += (f"{OPTIONS['architecture']} was checked and not written: {CONFIG_FILE_NAME} has no such key",)
     return Edit(checkpoint, after, kept, tokenizer_files, notes, asked=asked)
+
+
+def _with(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    document: Mapping[str, Any],
+    texts: Mapping[str, Mapping[str, str]],
+) -> Checkpoint:
+    """`checkpoint` with another config, record and `__metadata__` of its weight files."""
+    return replace(
+        checkpoint,
+        config=MappingProxyType(without_tagged_floats(config)),
+        stamps=directory_stamps(config, texts),
+        metadata=MappingProxyType({CONFIG_FILE_NAME: config, RECORDED_FILE_NAME: document}),
+        weight_metadata=MappingProxyType(dict(texts)),
+    )
+
+
+def places(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """What a stamp can change, by the place its history names."""
+    provenance = _read_record(checkpoint.path).get("provenance") or {}
+    texts = {f"{name} {METADATA_KEY}": dict(each) for name, each in checkpoint.weight_metadata.items()}
+    config = read_object(checkpoint.path / CONFIG_FILE_NAME, LONGEST_FILE_BYTES)
+    return {CONFIG_FILE_NAME: config, PROVENANCE_PLACE: dict(provenance), **texts}
+
+
+def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """`checkpoint` with `places` as they were."""
+    document = _read_record(checkpoint.path) | {"provenance": dict(places[PROVENANCE_PLACE])}
+    texts = {name: places[f"{name} {METADATA_KEY}"] for name in checkpoint.weight_metadata}
+    return _with(checkpoint, places[CONFIG_FILE_NAME], document, texts)
 
 
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
@@ -70,6 +106,11 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
 def _read_record(directory: Path) -> dict[str, Any]:
     path = directory / RECORDED_FILE_NAME
     return read_object(path, LONGEST_FILE_BYTES) if path.exists() else NOTHING_RECORDED.to_json()
+
+
+def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
+    """The entries of the history in `apr.json`, oldest first."""
+    return list(_read_record(checkpoint.path).get("history") or ())
 
 
 def write(edit: Edit, path: Path) -> None:
@@ -88,6 +129,8 @@ def write(edit: Edit, path: Path) -> None:
                 shutil.copyfile(entry, copy / name)
         for file_name, data in changed.items():
             (copy / file_name).write_bytes(data)
+        for patch in change(edit).patches:
+            apply_patch(copy / patch.name, patch)
 
 
 def change(edit: Edit) -> DirectoryChange:
@@ -95,7 +138,23 @@ def change(edit: Edit) -> DirectoryChange:
     directory = edit.before.path
     names = {**_changed_files(edit), **dict.fromkeys(_retired_files(edit))}
     replacements = (Replacement(name, content_of(directory / name), names[name]) for name in sorted(names))
-    return DirectoryChange((), tuple(each for each in replacements if each.old != each.new))
+    patches = tuple(
+        _patch(file, edit.after.weight_metadata[file.path.name])
+        for file in edit.before.files
+        if edit.after.weight_metadata.get(file.path.name) != edit.before.weight_metadata.get(file.path.name)
+    )
+    return DirectoryChange(patches, tuple(each for each in replacements if each.old != each.new))
+
+
+def _patch(file: SourceFile, texts: Mapping[str, str]) -> FilePatch:
+    if file.path.is_symlink():
+        raise InputOutputError(
+            "a weight file that carries stamps is a link, and the file it leads to may belong to others too",
+            where=str(file.path),
+            found=f"a link to {file.path.readlink()}",
+            remedy="write a stamped copy with -o OUT",
+        )
+    return plan_metadata_patch(file, texts)
 
 
 def _no_file(path: Path) -> DamagedFileError:
@@ -128,4 +187,4 @@ def json_file(document: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-EDITOR = Editor(plan, record, write, change)
+EDITOR = Editor(plan, record, write, change, history, places, restored)

@@ -14,6 +14,7 @@ from apr.formats.base import Checkpoint, StampKey
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.formats.safetensors.edit import plan_metadata_patch
 from apr.formats.safetensors.header import METADATA_KEY
+from apr.formats.safetensors.read import stamps_in
 from apr.formats.safetensors.write import write_safetensors
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields, restamped, stamps_given
@@ -45,10 +46,26 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
 def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     """The edit with `entry` as the newest of the history, which stands in the metadata as JSON text."""
     metadata = dict(edit.after.metadata)
-    document = _recorded(edit)
+    document = _recorded(edit.before)
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     metadata[RECORDED_METADATA_KEY] = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+
+
+def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
+    """The entries of the history in the file, oldest first."""
+    return list(_recorded(checkpoint).get("history") or ())
+
+
+def places(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """What a stamp can change, by the place its history names."""
+    return {METADATA_KEY: dict(checkpoint.metadata)}
+
+
+def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """`checkpoint` with `places` as they were."""
+    metadata = dict(places[METADATA_KEY])
+    return replace(checkpoint, metadata=MappingProxyType(metadata), stamps=stamps_in(metadata))
 
 
 def write(edit: Edit, path: Path) -> None:
@@ -62,8 +79,8 @@ def change(edit: Edit) -> DirectoryChange:
     return DirectoryChange((plan_metadata_patch(edit.before.files[0], edit.after.metadata),))
 
 
-def _recorded(edit: Edit) -> dict[str, Any]:
-    text = edit.before.metadata.get(RECORDED_METADATA_KEY)
+def _recorded(checkpoint: Checkpoint) -> dict[str, Any]:
+    text = checkpoint.metadata.get(RECORDED_METADATA_KEY)
     if text is None:
         return NOTHING_RECORDED.to_json()
     try:
@@ -73,11 +90,11 @@ def _recorded(edit: Edit) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("history", []), list):
         raise DamagedFileError(
             "the history of stamps cannot be read, and would be lost",
-            where=f"{edit.before.path}: {METADATA_KEY}: {RECORDED_METADATA_KEY}",
+            where=f"{checkpoint.path}: {METADATA_KEY}: {RECORDED_METADATA_KEY}",
             expected="a JSON object with a list `history`",
             found=f"{text!r:.80}",
         )
     return document
 
 
-EDITOR = Editor(plan, record, write, change)
+EDITOR = Editor(plan, record, write, change, history, places, restored)

@@ -12,6 +12,7 @@ from apr.formats.registry import open_checkpoint
 from apr.stamping.edit import Edit
 from apr.storage import operations
 from apr.storage.atomic import atomic_file
+from apr.storage.copying import copy_patched
 from apr.storage.inplace import FileChangedError, change_in_place, opened
 from apr.storage.journal import journal_of_directory, journal_of_file
 from apr.storage.locking import lock_exclusive
@@ -19,15 +20,13 @@ from apr.storage.patches import Change, FilePatch
 
 BYTES_ID = "INV-STAMP-BYTES-001"
 
-COPIED_AT_ONCE_BYTES = 1 << 30
 
-
-def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], None]) -> None:
+def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], None]) -> bool:
     """Carry out `change`, which `edit` planned, on the files of `edit.before`, which are open.
 
     `check` gets the reopened checkpoint before the stamp is final; what it raises takes everything back. Where the
-    file system cannot make room inside a file, a changed copy takes its place in one rename. Raises FileChangedError
-    when somebody else changed the files since they were read.
+    file system cannot make room inside a file, a changed copy takes its place in one rename; of a directory that is
+    left to the caller (False). Raises FileChangedError when somebody else changed the files since they were read.
     """
     path = edit.before.path
     is_directory = edit.before.format is Format.HF_DIRECTORY
@@ -44,8 +43,9 @@ def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], Non
         change_in_place(directory, journal, change, check_result)
     except operations.NoRoomError:
         if is_directory:
-            raise
+            return False
         _replace_by_copy(path, change.patches[0], edit, check)
+    return True
 
 
 def lock_alone(checkpoint: Checkpoint, change: Change) -> None:
@@ -104,30 +104,8 @@ def _check_same_file(descriptor: int, path: Path) -> None:
 def _replace_by_copy(path: Path, patch: FilePatch, edit: Edit, check: Callable[[Checkpoint], None]) -> None:
     """The way of file systems that cannot make room: a copy, streamed by the kernel, changed, checked, renamed."""
     with opened(path.parent, (patch,)) as files, atomic_file(path) as copy:
-        source, target = files[patch.name], copy.fileno()
-        _copy(source, target, 0, patch.room_offset_bytes, 0)
-        rest = patch.room_offset_bytes
-        os.ftruncate(target, rest + patch.room_bytes)
-        _copy(source, target, rest, patch.size_bytes - rest, patch.room_bytes)
-        for splice in patch.splices:
-            operations.write(target, splice.new, splice.new_offset_bytes)
-        os.lseek(target, 0, os.SEEK_END)
+        target = copy.fileno()
+        copy_patched(files[patch.name], target, patch)
         with open_checkpoint(Path(f"/proc/self/fd/{target}")) as written:
             check_untouched(edit.before, written, Change((patch,)))
             check(written)
-
-
-def _copy(source: int, target: int, offset_bytes: int, size_bytes: int, shift_bytes: int) -> None:
-    """`size_bytes` of `source` from `offset_bytes` to `target`, `shift_bytes` further on."""
-    end = offset_bytes + size_bytes
-    while offset_bytes < end:
-        wanted = min(end - offset_bytes, COPIED_AT_ONCE_BYTES)
-        try:
-            count = os.copy_file_range(source, target, wanted, offset_bytes, offset_bytes + shift_bytes)
-        except OSError:
-            data = os.pread(source, min(wanted, 1 << 20), offset_bytes)
-            operations.write(target, data, offset_bytes + shift_bytes)
-            count = len(data)
-        if count == 0:
-            raise FileChangedError("the file shrank while it was being stamped", remedy="run again")
-        offset_bytes += count

@@ -17,7 +17,8 @@ from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
 from apr.gates.finding import Finding, Status
 from apr.stamping import edit_apr2, edit_hf, edit_safetensors
-from apr.stamping.changes import StampChanges, checked_changes
+from apr.stamping.auto import shown_identity
+from apr.stamping.changes import StampChanges, checked_changes, with_identity
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import Change, history_entry
 from apr.stamping.in_place import BYTES_ID, apply_in_place
@@ -25,6 +26,7 @@ from apr.stamping.names import with_family_slug
 from apr.stamping.recipe import Destination, recipe_for
 from apr.stamping.tokenizer import check_tokenizer, read_tokenizer
 from apr.stamping.truth import TRUTH_ID, check_truth
+from apr.stamping.undo import check_undo, undo_edit, undo_finding
 from apr.storage.inplace import FileChangedError
 
 HISTORY_ID = "INV-STAMP-HISTORY-001"
@@ -73,24 +75,31 @@ def stamp_file(
     force_reason: str | None = None,
     reason: str | None = None,
     dry_run: bool = False,
+    undo: bool = False,
+    auto: bool = False,
     report: Report | None = None,
 ) -> StampResult:
     """Stamp the checkpoint at `path` into `output`, or where it stands with `in_place` (a link is followed).
 
     force: replace an existing output. force_reason: why a stamp that contradicts the tensors is written all the same.
-    reason: why the stamp is made; kept in the history. dry_run: check everything and write nothing. report: told of
-    the bytes done.
+    reason: why the stamp is made; kept in the history. dry_run: check everything and write nothing. undo: take back the
+    newest stamp that was not taken back yet, with no changes given. auto: add the identity that the tensors show.
+    report: told of the bytes done.
 
     Raises UsageError (nothing to stamp, no or two destinations), NotFoundError, DamagedFileError (not a checkpoint,
     or a damaged one), RefusedError (INV-STAMP-AGREE-001, INV-STAMP-TRUTH-001, INV-APR-PROV-003, existing output),
     InputOutputError. After any of them input and output are as they were.
     """
     source = Path(path)
-    changes = checked_changes(changes)
-    changes, notes = with_family_slug(changes)
+    notes: tuple[str, ...] = ()
+    if undo:
+        check_undo(changes, auto=auto)
+    elif not (auto and changes.is_empty):
+        changes = checked_changes(changes)
+        changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
-    order = _Order(source, changes, destination, force_reason, reason, dry_run, notes, report)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
     for _ in range(ATTEMPTS - 1):
         with suppress(FileChangedError):
             return _stamp(order)
@@ -106,23 +115,26 @@ class _Order(NamedTuple):
     force_reason: str | None
     reason: str | None
     is_dry_run: bool
+    is_undo: bool
+    is_auto: bool
     notes: tuple[str, ...]
     report: Report | None
 
 
 def _stamp(order: _Order) -> StampResult:
-    changes, destination = order.changes, order.destination
-    tokenizer_files = read_tokenizer(changes.tokenizer)
+    destination = order.destination
+    tokenizer_files = read_tokenizer(order.changes.tokenizer)
     with open_checkpoint(destination.path if destination.in_place else order.source) as checkpoint:
         editor = EDITORS[checkpoint.format]
         if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
-        edit = editor.plan(checkpoint, changes, tokenizer_files)
-        recipe = recipe_for(order.source, destination, changes)
-        truth = check_truth(edit, changes, recipe, force_reason=order.force_reason)
-        findings = (*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict))
-        overrides = {TRUTH_ID: order.force_reason} if truth.is_forced and order.force_reason else {}
-        entry = history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
+        if order.is_auto:
+            order = _with_shown_identity(order, checkpoint)
+        edit, findings, entry = (
+            _plan_undo(order, editor, checkpoint)
+            if order.is_undo
+            else _plan(order, editor, checkpoint, tokenizer_files)
+        )
         result = _planned(order, edit, entry, findings)
         if order.is_dry_run:
             return result
@@ -131,6 +143,33 @@ def _stamp(order: _Order) -> StampResult:
         edit = editor.record(edit, entry)
         stamped = _stamp_in_place(editor, edit, result) if destination.in_place else None
         return stamped or _write_anew(editor, edit, result, order.report)
+
+
+Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
+
+
+def _plan(order: _Order, editor: Editor, checkpoint: Checkpoint, tokenizer_files: Mapping[str, bytes] | None) -> Plan:
+    changes = order.changes
+    edit = editor.plan(checkpoint, changes, tokenizer_files)
+    recipe = recipe_for(order.source, order.destination, changes)
+    truth = check_truth(edit, changes, recipe, force_reason=order.force_reason)
+    findings = (*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict))
+    overrides = {TRUTH_ID: order.force_reason} if truth.is_forced and order.force_reason else {}
+    return edit, findings, history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
+
+
+def _plan_undo(order: _Order, editor: Editor, checkpoint: Checkpoint) -> Plan:
+    edit, undone = undo_edit(editor, checkpoint)
+    entry = history_entry("undo", edit.changes, reason=order.reason)
+    return edit, (undo_finding(edit, undone),), {**entry, "undoes": undone.get("time")}
+
+
+def _with_shown_identity(order: _Order, checkpoint: Checkpoint) -> _Order:
+    shown = shown_identity(checkpoint, order.changes.identity)
+    changes = with_identity(order.changes, shown.stamps)
+    if changes.is_empty and not shown.is_settled:
+        raise shown.refusal(checkpoint.path)
+    return order._replace(changes=changes, notes=(*order.notes, *shown.notes))
 
 
 def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tuple[Finding, ...]) -> StampResult:
@@ -173,7 +212,8 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         _check_stamps(edit, written)
         sizes.append((written.size_bytes, _flags(written)))
 
-    apply_in_place(edit, change, check)
+    if not apply_in_place(edit, change, check):
+        return None
     size_bytes, flags = sizes[-1]
     count = len(edit.before.tensors)
     findings = (

@@ -61,7 +61,7 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
         format=Format.APR2,
         files=(file,),
         tensors=MappingProxyType({each.name: each for each in entries if not each.name.startswith(TENSOR_PREFIX)}),
-        stamps=_stamps(metadata, config),
+        stamps=stamps_in(metadata, config),
         config=config,
         config_place=None if config is None else f"APR metadata: {CONFIG_KEY}",
         typed=_typed(metadata),
@@ -98,7 +98,8 @@ def _typed(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType({HF_NAMES.get(key, key): metadata[key] for key in present})
 
 
-def _stamps(metadata: Mapping[str, Any], config: Mapping[str, Any] | None) -> tuple[Stamp, ...]:
+def stamps_in(metadata: Mapping[str, Any], config: Mapping[str, Any] | None) -> tuple[Stamp, ...]:
+    """The identity stamps of APR metadata, and of the config embedded in it."""
     stamps = [
         Stamp(key, metadata[key], f"APR metadata: {key.value}")
         for key in _STAMP_KEYS

@@ -9,12 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.errors import DamagedFileError
-from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, TensorEntry
+from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, Stamp, TensorEntry
 from apr.formats.config_stamps import config_stamps
 from apr.formats.damage import damaged
 from apr.formats.hf.weights import Weights, open_weights
 from apr.formats.json_text import read_bounded, read_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
+from apr.formats.safetensors.header import METADATA_KEY
+from apr.formats.safetensors.read import stamps_in
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES, row_count
 from apr.storage.digests import NOTHING_READ, StoredSums
 from apr.storage.reading import HeldDirectory
@@ -62,9 +64,10 @@ def _checkpoint(directory: Path, weights: Weights, held: HeldDirectory) -> Check
         format=Format.HF_DIRECTORY,
         files=weights.files,
         tensors=MappingProxyType(dict(weights.tensors)),
-        stamps=config_stamps(config, CONFIG_FILE_NAME),
+        stamps=directory_stamps(config, weights.metadata),
         config=MappingProxyType(config),
         config_place=CONFIG_FILE_NAME,
+        weight_metadata=MappingProxyType(dict(weights.metadata)),
         generation_config=_optional_object(directory / GENERATION_CONFIG_FILE_NAME),
         recorded=recorded,
         tokenizer_files=load_tokenizer,
@@ -73,6 +76,14 @@ def _checkpoint(directory: Path, weights: Weights, held: HeldDirectory) -> Check
         verify_checksums=_verifier(weights.tensors, recorded.tensor_digests),
         directory=held,
     )
+
+
+def directory_stamps(config: Mapping[str, Any], weight_metadata: Mapping[str, Mapping[str, str]]) -> tuple[Stamp, ...]:
+    """What a directory says of itself: in its config, and in the `__metadata__` of its weight files."""
+    stamps = list(config_stamps(config, CONFIG_FILE_NAME))
+    for name, texts in weight_metadata.items():
+        stamps += stamps_in(texts, f"{name} {METADATA_KEY}")
+    return tuple(stamps)
 
 
 def _verifier(tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> ChecksumVerifier:

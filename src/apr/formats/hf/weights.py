@@ -26,11 +26,15 @@ _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.jso
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in."""
+    """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in.
+
+    metadata: file name to the texts of its `__metadata__`, for files that have some.
+    """
 
     files: tuple[SourceFile, ...]
     tensors: Mapping[str, TensorEntry]
     problems: tuple[IntegrityProblem, ...]
+    metadata: Mapping[str, Mapping[str, str]]
 
 
 def open_weights(directory: Path) -> Weights:
@@ -50,7 +54,7 @@ def open_weights(directory: Path) -> Weights:
 def _open_single(directory: Path, has_index: bool) -> Weights:
     file = SourceFile(directory / SINGLE_FILE_NAME)
     try:
-        tensors, _ = read_header(file)
+        tensors, texts = read_header(file)
     except BaseException:
         file.close()
         raise
@@ -64,7 +68,7 @@ def _open_single(directory: Path, has_index: bool) -> Weights:
                 found="both",
             )
         )
-    return Weights((file,), tensors, tuple(problems))
+    return Weights((file,), tensors, tuple(problems), {SINGLE_FILE_NAME: texts} if texts else {})
 
 
 def _open_sharded(directory: Path) -> Weights:
@@ -76,9 +80,12 @@ def _open_sharded(directory: Path) -> Weights:
     files: list[SourceFile] = []
     try:
         shards: dict[str, dict[str, TensorEntry]] = {}
+        metadata: dict[str, Mapping[str, str]] = {}
         for name in names:
             files.append(SourceFile(directory / name))
-            shards[name], _ = read_header(files[-1])
+            shards[name], texts = read_header(files[-1])
+            if texts:
+                metadata[name] = texts
         tensors = _joined(shards)
         _check_mapped(index_path, weight_map, shards)
     except BaseException:
@@ -87,7 +94,7 @@ def _open_sharded(directory: Path) -> Weights:
         raise
     problems = [*_unlisted(index_path, weight_map, shards), *_stray_shards(directory, names)]
     problems += _total_size_problems(index_path, index, tensors)
-    return Weights(tuple(files), tensors, tuple(problems))
+    return Weights(tuple(files), tensors, tuple(problems), metadata)
 
 
 def _weight_map(index_path: Path, index: Mapping[str, Any]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from apr.formats.base import Checkpoint, Format, Stamp, StampKey
 from apr.formats.safetensors.header import METADATA_KEY, read_header
 from apr.storage.reading import SourceFile
 
-_STAMP_KEYS = {
+STAMP_KEYS = {
     "architecture": StampKey.APR_ARCHITECTURE,
     "hf_architecture": StampKey.APR_HF_ARCHITECTURE,
     "hf_model_type": StampKey.APR_HF_MODEL_TYPE,
@@ -35,16 +35,15 @@ def read_safetensors(path: Path) -> Checkpoint:
         format=Format.SAFETENSORS,
         files=(file,),
         tensors=MappingProxyType(tensors),
-        stamps=_stamps(metadata),
+        stamps=stamps_in(metadata),
         config=None,
         config_place=None,
         metadata=MappingProxyType(metadata),
     )
 
 
-def _stamps(metadata: Mapping[str, str]) -> tuple[Stamp, ...]:
+def stamps_in(metadata: Mapping[str, str], place: str = f"safetensors {METADATA_KEY}") -> tuple[Stamp, ...]:
+    """The identity stamps in the texts of a safetensors file; `place` names them to the user."""
     return tuple(
-        Stamp(key, metadata[name], f"safetensors {METADATA_KEY}: {name}")
-        for name, key in _STAMP_KEYS.items()
-        if metadata.get(name)
+        Stamp(key, metadata[name], f"{place}: {name}") for name, key in STAMP_KEYS.items() if metadata.get(name)
     )
