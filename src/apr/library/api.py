@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from apr.errors import UsageError
 from apr.gates.facts import TokenizerFacts
-from apr.gates.road import Examination, RoadOptions, deepen, examine
+from apr.gates.road import Examination, deepen, examine
 from apr.identity.types import Kind
 from apr.library.adapter_checks import examine_adapter
 from apr.library.adapter_files import is_adapter_directory
@@ -48,17 +49,11 @@ def preflight(
     verdict, load plan with its ledger, and after `deep` the values. Its files are closed. A bad checkpoint raises
     nothing; `apr.errors.UsageError` is raised for an override that names no gate.
     """
-    path = Path(path)
+    path, terms = Path(path), Terms(allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
     if is_adapter_directory(path):
-        return examine_adapter(path, deep=deep, is_fresh=fresh_adapter, terms=_terms(allowed_tensors, allowed_gates))
-    options = RoadOptions(
-        run_kind=_kind(kind),
-        tokenizer=None if tokenizer is None else _tokenizer_facts(Path(tokenizer)),
-        allowed_tensors=allowed_tensors,
-        allowed_gates=allowed_gates,
-        retry_command="# then load {path} instead",
-        allow_words="allowed_tensors={'{name}': 'REASON'}",
-    )
+        return examine_adapter(path, deep=deep, is_fresh=fresh_adapter, terms=terms)
+    facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
+    options = replace(terms.road_options(_kind(kind)), tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination

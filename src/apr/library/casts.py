@@ -21,12 +21,14 @@ LOSSLESS: dict[DType, frozenset[DType]] = {
 }
 
 
-def is_declared_cast(stored: DType, resident: DType, declared: frozenset[DType]) -> bool:
+def is_declared_cast(stored: DType, resident: DType, declared: frozenset[DType], *, has_scale: bool = False) -> bool:
     """Whether a tensor stored as `stored` may be resident as `resident`.
 
     Unchanged or losslessly widened always; rounded only into a dtype the caller declared; integers never.
-    Block-quantised tensors become F32 when they are read, any other dtype has to be declared.
+    Block-quantised tensors and those with a scale become F32 when they are read, any other dtype has to be declared.
     """
+    if has_scale:
+        return resident in {DType.F32, DType.F64} or resident in declared
     if stored is resident or resident in LOSSLESS.get(stored, frozenset()):
         return True
     encoding = ENCODINGS[stored]

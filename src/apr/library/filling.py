@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apr.formats.dtypes import DType
-from apr.library.holding import Held
-from apr.loading.materialise import read_tensor
+from apr.library.holding import Held, read_assigned
 from apr.loading.torch_dtypes import from_torch_dtype, to_torch_dtype
 
 if TYPE_CHECKING:
@@ -54,8 +53,5 @@ def fill(held: Held) -> None:
     with torch.no_grad():
         for assignment in held.plan.assignments:
             target = held.tensors[assignment.model_name]
-            tensor, _ = read_tensor(
-                checkpoint.tensors[assignment.stored_name],
-                replace(assignment, cast_to=from_torch_dtype(target.dtype)),
-            )
+            tensor, _ = read_assigned(checkpoint, replace(assignment, cast_to=from_torch_dtype(target.dtype)))
             target.copy_(tensor)

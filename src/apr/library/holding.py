@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from apr.errors import UsageError
 from apr.formats.base import Checkpoint
 from apr.formats.dtypes import DType
 from apr.gates.facts import Gate, Stage
 from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
-from apr.gates.runner import run_stage
+from apr.gates.runner import check_overrides, run_stage
 from apr.gates.table import GATES
 from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig
 from apr.library.casts import is_declared_cast
@@ -55,6 +56,16 @@ class Terms:
     meta_dtype: DType | None = None
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
+
+    def __post_init__(self) -> None:
+        check_overrides(self.allowed_gates)
+        unreasoned = sorted(name for name, reason in self.allowed_tensors.items() if not reason.strip())
+        if unreasoned:
+            raise UsageError(
+                "an allowed tensor names one tensor and gives a reason",
+                expected="{tensor name: reason}",
+                found=f"no reason for {', '.join(unreasoned)}",
+            )
 
     def road_options(self, kind: Kind = Kind.DECODER) -> RoadOptions:
         return RoadOptions(
@@ -183,8 +194,17 @@ def undeclared_casts(held: Held) -> list[ReceiptProblem]:
             str(each.cast_to),
         )
         for each in held.plan.assignments
-        if not is_declared_cast(each.cast_from, each.cast_to, held.terms.declared)
+        if not _may_cast(held, each)
     ]
+
+
+def _may_cast(held: Held, assignment: Assignment) -> bool:
+    return is_declared_cast(
+        assignment.cast_from,
+        assignment.cast_to,
+        held.terms.declared,
+        has_scale=assignment.scale_name is not None,
+    )
 
 
 def handed_tensors(held: Held) -> dict[str, LoadedTensor]:
@@ -199,9 +219,15 @@ def handed_tensors(held: Held) -> dict[str, LoadedTensor]:
         if each.is_bit_exact:
             digest = facts.values[each.stored_name].blake3_hex
             handed[each.model_name] = LoadedTensor(each, entry.size_bytes, digest, digest)
-        elif is_declared_cast(each.cast_from, each.cast_to, held.terms.declared):
-            handed[each.model_name] = read_tensor(entry, each)[1]
+        elif _may_cast(held, each):
+            handed[each.model_name] = read_assigned(facts.checkpoint, each)[1]
     return handed
+
+
+def read_assigned(checkpoint: Checkpoint, assignment: Assignment) -> tuple[torch.Tensor, LoadedTensor]:
+    """The tensor of one assignment, scaled and cast as it declares, with the account of what was read."""
+    scale = None if assignment.scale_name is None else checkpoint.tensors[assignment.scale_name]
+    return read_tensor(checkpoint.tensors[assignment.stored_name], assignment, scale)
 
 
 def prove(held: Held, more_facts: Mapping[str, Any] = NO_REASONS) -> Examination:
