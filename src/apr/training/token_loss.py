@@ -21,7 +21,7 @@ FLOAT32_BYTES = 4
 # faults than in arithmetic; pieces far smaller than the head's weights cost more in adding up its gradients.
 SMALLEST_PIECE_BYTES = 16 << 20
 TRAINING_PIECE_BYTES = 128 << 20
-EVALUATION_PIECE_BYTES = 64 << 20
+EVALUATION_PIECE_BYTES = 32 << 20
 PIECE_PER_HEAD = 2
 # On a GPU memory is taken from a pool and small matrix products waste the machine.
 CUDA_PIECE_BYTES = 1 << 30
