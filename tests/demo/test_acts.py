@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -163,19 +164,30 @@ def test_a_resumed_run_that_does_not_continue_fails_the_demo(
 
 
 @pytest.mark.parametrize(
-    ("class_name", "verdict", "lineage", "claim"),
+    ("stamped_class", "shown_class", "preflight_code", "lineage", "claim"),
     [
-        ("LlamaForCausalLM", "match", "true", "stamped right"),
-        ("Qwen2ForCausalLM", "unknown", "true", "stamps agree"),
-        ("Qwen2ForCausalLM", "match", "false", "lineage"),
+        ("LlamaForCausalLM", "Qwen2ForCausalLM", 0, "true", "stamped right"),
+        ("Qwen2ForCausalLM", "LlamaForCausalLM", 0, "true", "its tensors are those of that class"),
+        ("Qwen2ForCausalLM", "Qwen2ForCausalLM", 5, "true", "accepted by the next run"),
+        ("Qwen2ForCausalLM", "Qwen2ForCausalLM", 0, "false", "lineage"),
     ],
 )
 def test_a_second_generation_that_is_mislabelled_fails_the_demo(
-    story: Story, monkeypatch: pytest.MonkeyPatch, class_name: str, verdict: str, lineage: str, claim: str
+    story: Story,
+    monkeypatch: pytest.MonkeyPatch,
+    stamped_class: str,
+    shown_class: str,
+    preflight_code: int,
+    lineage: str,
+    claim: str,
 ) -> None:
     story.resumed = result(5.0, 4.0)
     story.resumed.checkpoints = [story.path("resumed/ckpt/epoch-000.apr")]
-    inspected = f'{{"metadata": {{"hf_architecture": "{class_name}"}}, "verdict": {{"kind": "{verdict}"}}}}'
-    answers(monkeypatch, outcome(0, inspected), outcome(0, f'{{"is_complete": {lineage}}}'))
+    inspected = {
+        "metadata": {"hf_architecture": stamped_class},
+        "verdict": {"candidates": [{"class_name": shown_class}]},
+    }
+    endings = (outcome(0, json.dumps(inspected)), outcome(preflight_code), outcome(0, f'{{"is_complete": {lineage}}}'))
+    answers(monkeypatch, *endings)
     with pytest.raises(ExpectationFailedError, match=claim):
         acts.look_at_second_generation(story)

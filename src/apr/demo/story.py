@@ -298,12 +298,15 @@ def look_at_second_generation(story: Story) -> None:
     newest = story.resumed.checkpoints[-1].relative_to(story.directory).as_posix()
     with story.act("second generation", "8  the checkpoint that the resumed run wrote"):
         story.second_generation = run_apr(["inspect", newest, "--json"], story.directory).document()
+        preflight = run_apr(["preflight", newest, "--tokenizer", TOKENIZER, "--json"], story.directory)
         story.lineage = run_apr(["lineage", newest, "--search", ".", "--json"], story.directory).document()
     expectations = story.expectations
     expectations.expect_equal(
         "the second generation is stamped right", MODEL_CLASS, story.second_generation["metadata"]["hf_architecture"]
     )
-    expectations.expect_equal("its stamps agree with its tensors", "match", story.second_generation["verdict"]["kind"])
+    shown = [each["class_name"] for each in story.second_generation["verdict"]["candidates"]]
+    expectations.expect("its tensors are those of that class", MODEL_CLASS in shown, expected=MODEL_CLASS, found=shown)
+    expectations.expect_equal("it would be accepted by the next run", 0, preflight.exit_code)
     expectations.expect("its lineage is verified", story.lineage["is_complete"], expected=True, found=story.lineage)
 
 

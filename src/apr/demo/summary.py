@@ -154,7 +154,7 @@ def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "second generation",
             summary["second_generation"]["hf_architecture"],
-            f"verdict {summary['second_generation']['verdict']}, lineage verified",
+            "stamped right, accepted by preflight, lineage verified",
         ),
         ("time", _duration(summary["seconds"]), f"{summary['machine']['cores']} cores"),
     ]
