@@ -53,15 +53,13 @@ def _remedy(facts: InitFacts) -> str:
     assert facts.verdict is not None
     claimed = facts.plan.target.architecture
     others = [each.architecture for each in facts.verdict.evidence.candidates if each.architecture != claimed]
+    leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused, *facts.plan.ledger.raw_codes)
+    accept = f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"
     if others and others[0] == facts.verdict.claim.architecture:
-        return f"the file is what it says it is; load it as {others[0]}"
+        return f"the file is what it says it is: load it as {others[0]}; {accept}"
     if others:
         return repair_commands(facts, others[0])
-    leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused, *facts.plan.ledger.raw_codes)
-    return (
-        "find the producer that wrote these names, or get a complete copy; "
-        f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"
-    )
+    return f"find the producer that wrote these names, or get a complete copy; {accept}"
 
 
 GATE = Gate(ID, "the ledger is empty on both sides", Stage.HEADERS, _check)
