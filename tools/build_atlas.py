@@ -65,7 +65,7 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "note": note,
         "base_prefix": _base_prefix(model_class),
         "rope": _rope(zoo),
-        "defaults": _defaults(zoo),
+        "defaults": {**_defaults(zoo), **{name: [] for name, kinds in relevance.lists.items() if not kinds}},
         "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
         "derived": _derived(zoo, observer, relevance),
         "fixed": sorted(relevance.fixed),
@@ -73,7 +73,9 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     }
     entry["tensors"] = rows + saved_buffer_rows(model_type, rows)
     unvaried = sorted(set(relevance.fixed) & set(observer.integers))
-    if note is None and unvaried:
+    if note is None and zoo.config_class.sub_configs_defaults:
+        entry["note"] = f"nested configs are not explored: {', '.join(sorted(zoo.config_class.sub_configs_defaults))}"
+    elif note is None and unvaried:
         entry["note"] = f"these fields could not be varied: {', '.join(unvaried)}"
     elif note is None:
         entry["note"] = _verify(entry, observer, relevance)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from apr.identity.atlas import load_atlas
 from apr.identity.types import VerdictKind
 from apr.identity.verdict import give_verdict, stamp_recipe
 from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, headers, stored_shapes
@@ -95,6 +96,22 @@ def test_without_a_claim_the_evidence_suggests() -> None:
     assert verdict.kind is VerdictKind.UNKNOWN
     assert "the checkpoint does not say what it is" in verdict.reasons
     assert "its tensors suggest qwen2 (Qwen2ForCausalLM)" in verdict.reasons
+
+
+def test_among_twins_the_stamp_that_fits_decides_what_is_suggested() -> None:
+    shapes = stored_shapes("LlamaForCausalLM", **SMALL)
+    verdict = give_verdict(headers(shapes, [(CLASS, "Qwen2ForCausalLM"), (MODEL_TYPE, "granite")]))
+    assert verdict.kind is VerdictKind.UNKNOWN
+    assert "its tensors suggest granite (GraniteForCausalLM), as model_type says" in verdict.reasons
+    assert "architectures[0] says 'Qwen2ForCausalLM', but model_type says 'granite'" in verdict.reasons
+
+
+def test_a_class_the_atlas_only_names_is_left_to_the_class_itself() -> None:
+    named = next(each for each in load_atlas().architectures if not load_atlas().entry(each).templates)
+    shapes = {"strange.0.weight": (3, 4), "strange.1.weight": (5,)}
+    verdict = give_verdict(headers(shapes, [(CLASS, named.class_name), (MODEL_TYPE, named.model_type)]))
+    assert verdict.kind is VerdictKind.AMBIGUOUS
+    assert "the class itself has to be built" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(

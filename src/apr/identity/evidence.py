@@ -10,6 +10,7 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
+from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
 from apr.identity.folding import fold_names
 from apr.identity.matching import Account, match
@@ -19,12 +20,6 @@ from apr.identity.wrappers import describe_wrapping
 
 INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 """Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
-
-CANONICAL = (
-    *("llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "opt", "bert", "mamba", "rwkv", "gemma", "gemma2"),
-    *("phi", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "olmo", "olmo2", "granite", "roberta", "bart"),
-)
-"""Model types that a group of name twins is named after, best known first."""
 
 _CLOSEST_TRIED = 3
 _GROUPS_SHOWN = 4
@@ -58,23 +53,6 @@ def model_tensors(checkpoint: Checkpoint) -> FileNames:
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
     )
-
-
-def explaining_entries(atlas: Atlas, names: FileNames) -> tuple[list[Account], list[tuple[int, int]]]:
-    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place)."""
-    ids = atlas.pattern_ids
-    stored = {ids[pattern] for pattern in names.groups if pattern in ids}
-    unknown = sum(pattern not in ids for pattern in names.groups)
-    fitting, near = [], []
-    for at, (required, possible) in enumerate(atlas.pattern_sets):
-        distance = len(required - stored) + len(stored - possible) + unknown
-        if distance == 0:
-            account = match(atlas.entry_at(at), names)
-            if account.explains_all:
-                fitting.append(account)
-                continue
-        near.append((distance, at))
-    return fitting, sorted(near)
 
 
 def _rank(architecture: Architecture, claim: Claim, named: Sequence[Architecture]) -> tuple[object, ...]:

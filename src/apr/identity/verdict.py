@@ -52,7 +52,9 @@ def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     if not reasons:
         reasons.append("the checkpoint does not say what it is")
     if evidence.candidates:
-        reasons.append(f"its tensors suggest {evidence.candidates[0].architecture}")
+        best = evidence.candidates[0].architecture
+        places = [stamp.place for stamp, meanings in claim.readings if best in meanings]
+        reasons.append(f"its tensors suggest {best}" + (f", as {' and '.join(places)} says" if places else ""))
     return (*reasons, *evidence.reasons)
 
 

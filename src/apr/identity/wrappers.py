@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from apr.identity.atlas import load_atlas
+from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.names import FileNames, file_names
 
 WRAPPER_PARTS = {
@@ -63,9 +65,6 @@ def _without(prefix: str, names: FileNames) -> dict[str, str]:
 
 
 def _fits(names: FileNames) -> str | None:
-    from apr.identity.atlas import load_atlas
-    from apr.identity.evidence import CANONICAL, explaining_entries
-
     fitting, _ = explaining_entries(load_atlas(), names)
     types = sorted({account.entry.architecture.model_type for account in fitting})
     types.sort(key=lambda each: CANONICAL.index(each) if each in CANONICAL else len(CANONICAL))

@@ -1,0 +1,30 @@
+"""Which entries of the atlas explain all tensors of a file."""
+
+from __future__ import annotations
+
+from apr.identity.atlas import Atlas
+from apr.identity.matching import Account, match
+from apr.identity.names import FileNames
+
+CANONICAL = (
+    *("llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "opt", "bert", "mamba", "rwkv", "gemma", "gemma2"),
+    *("phi", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "olmo", "olmo2", "granite", "roberta", "bart"),
+)
+"""Model types that a group of name twins is named after, best known first."""
+
+
+def explaining_entries(atlas: Atlas, names: FileNames) -> tuple[list[Account], list[tuple[int, int]]]:
+    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place)."""
+    ids = atlas.pattern_ids
+    stored = {ids[pattern] for pattern in names.groups if pattern in ids}
+    unknown = sum(pattern not in ids for pattern in names.groups)
+    fitting, near = [], []
+    for at, (required, possible) in enumerate(atlas.pattern_sets):
+        distance = len(required - stored) + len(stored - possible) + unknown
+        if distance == 0:
+            account = match(atlas.entry_at(at), names)
+            if account.explains_all:
+                fitting.append(account)
+                continue
+        near.append((distance, at))
+    return fitting, sorted(near)
