@@ -14,7 +14,7 @@ from apr.formats.registry import open_checkpoint
 from apr.identity.types import Architecture, Kind, VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
-from apr.stamping.patch import EDITORS, stamp_file
+from apr.stamping.patch import editor_of, stamp_file
 from tests.stamping.conftest import QWEN2, Lie, stored_digests
 from tests.tiny_models import save_tiny
 
@@ -24,7 +24,7 @@ NOTHING = StampChanges()
 def said(path: Path) -> dict[str, dict[str, object]]:
     """Everything a stamp can change in the checkpoint at `path`, without the history itself."""
     with open_checkpoint(path) as checkpoint:
-        places = EDITORS[checkpoint.format].places(checkpoint)
+        places = editor_of(checkpoint.format).places(checkpoint)
     return {
         place: {key: value for key, value in values.items() if key != "apr_recorded"}
         for place, values in places.items()

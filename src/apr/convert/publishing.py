@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +70,7 @@ def published(target: Path) -> Iterator[Path]:
     An existing file, empty directory or checkpoint directory at `target` is replaced, its file mode kept. On any
     exception what the body wrote is removed and `target` stays as it was.
     """
-    beside = target.parent / f".apr-{secrets.token_hex(6)}.tmp"
+    beside = target.parent / f".apr-{os.urandom(6).hex()}.tmp"
     try:
         yield beside
         _rename(beside, target)
@@ -110,6 +108,8 @@ def sync_directory(directory: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

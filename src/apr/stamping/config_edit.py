@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.identity.atlas import load_atlas
 from apr.stamping.changes import StampChanges
@@ -18,8 +17,7 @@ BIAS_SWITCHES: Mapping[str, re.Pattern[str]] = {
 """Config fields of the Llama family that say whether tensors exist, and the names of these tensors."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigEdit:
+class ConfigEdit(NamedTuple):
     """A config as it will stand, in the order of its keys, with what changes in it and what the user is told."""
 
     config: Mapping[str, Any]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.convert.metering import UNMETERED, Meter
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.stamping.changes import IDENTITY_FIELDS, OPTIONS, StampChanges
 from apr.stamping.history import Change
 from apr.storage.checksums import blake3_hex
 from apr.storage.patches import Change as DirectoryChange
+
+if TYPE_CHECKING:
+    from apr.convert.metering import Meter
 
 CONFIG_KEYS: Mapping[str, StampKey] = {
     "hf_architecture": StampKey.CONFIG_ARCHITECTURES,
@@ -29,8 +31,7 @@ METADATA_KEYS: Mapping[str, StampKey] = {
 """Field of StampChanges to the stamp of container metadata that says the same."""
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """before: as it stands on disk. after: the facts as they will stand; its tensors are still those of `before`.
 
     tokenizer_files: the files to record, None to keep what is recorded. notes: what the user should know. meter: told
@@ -43,12 +44,11 @@ class Edit:
     changes: tuple[Change, ...]
     tokenizer_files: Mapping[str, bytes] | None = None
     notes: tuple[str, ...] = ()
-    meter: Meter = UNMETERED
+    meter: Meter | None = None
     asked: tuple[Stamp, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Editor:
+class Editor(NamedTuple):
     """How one format is stamped.
 
     plan: the edit that makes the changes. record: the edit with one more history entry. write: the edited checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apr.errors import UsageError
 from apr.formats.apr2.edit import plan_metadata_patch
@@ -16,18 +16,18 @@ from apr.formats.apr2.metadata import CONFIG_KEYS as TYPED_CONFIG_KEYS
 from apr.formats.apr2.metadata_text import encode_metadata
 from apr.formats.apr2.read import stamps_in
 from apr.formats.apr2.tokenizer import FILES_KEY, TENSOR_PREFIX, tokenizer_metadata, tokenizer_tensors
-from apr.formats.apr2.write import write_apr2
 from apr.formats.base import Checkpoint
-from apr.formats.dtypes import DType
 from apr.formats.json_text import without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
-from apr.formats.writing import TensorToWrite, tensor_from_bytes
 from apr.identity.claim import read_stamp
 from apr.stamping.changes import StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import CONFIG_KEYS, METADATA_KEYS, Edit, Editor, restamped, stamps_given, tokenizer_change
 from apr.stamping.history import change_of
 from apr.storage.patches import Change as DirectoryChange
+
+if TYPE_CHECKING:
+    from apr.formats.writing import TensorToWrite
 
 METADATA_PLACE = "APR metadata"
 FLAGS_OFFSET_BYTES = 6
@@ -71,7 +71,7 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     document = dict(metadata.get(RECORDED_METADATA_KEY) or NOTHING_RECORDED.to_json())
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     metadata[RECORDED_METADATA_KEY] = document
-    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+    return edit._replace(after=replace(edit.after, metadata=MappingProxyType(metadata)))
 
 
 def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
@@ -105,10 +105,14 @@ def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) ->
 
 def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`: header flags kept (row-major and HAS_VOCAB added where true), tensors streamed."""
+    from apr.convert.metering import UNMETERED
+    from apr.formats.apr2.write import write_apr2
+
+    copy_of = (edit.meter or UNMETERED).copy_of
     write_apr2(
         path,
         metadata=edit.after.metadata,
-        tensors=[*(edit.meter.copy_of(entry) for entry in edit.before.tensors.values()), *_embedded_files(edit)],
+        tensors=[*map(copy_of, edit.before.tensors.values()), *_embedded_files(edit)],
         flags=_flags(edit),
         spelling=spelling_of(edit.before.metadata),
     )
@@ -137,6 +141,9 @@ def _flags(edit: Edit) -> Flags:
 
 def _embedded_files(edit: Edit) -> list[TensorToWrite]:
     """Tokenizer files that stand as U8 tensors beside the model's own."""
+    from apr.formats.dtypes import DType
+    from apr.formats.writing import tensor_from_bytes
+
     if edit.tokenizer_files is not None:
         return tokenizer_tensors(edit.tokenizer_files)
     texts = edit.before.metadata.get(FILES_KEY) or {}

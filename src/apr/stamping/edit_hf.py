@@ -100,7 +100,7 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     document = dict(edit.after.metadata[RECORDED_FILE_NAME])
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     files = {**edit.after.metadata, RECORDED_FILE_NAME: document}
-    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(files)))
+    return edit._replace(after=replace(edit.after, metadata=MappingProxyType(files)))
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

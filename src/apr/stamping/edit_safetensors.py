@@ -15,7 +15,6 @@ from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.formats.safetensors.edit import plan_metadata_patch
 from apr.formats.safetensors.header import METADATA_KEY
 from apr.formats.safetensors.read import stamps_in
-from apr.formats.safetensors.write import write_safetensors
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields, restamped, stamps_given
 from apr.stamping.history import change_of
@@ -49,7 +48,7 @@ def record(edit: Edit, entry: Mapping[str, Any]) -> Edit:
     document = _recorded(edit.before)
     document["history"] = [*(document.get("history") or ()), dict(entry)]
     metadata[RECORDED_METADATA_KEY] = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return replace(edit, after=replace(edit.after, metadata=MappingProxyType(metadata)))
+    return edit._replace(after=replace(edit.after, metadata=MappingProxyType(metadata)))
 
 
 def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
@@ -70,7 +69,10 @@ def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) ->
 
 def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`, tensors streamed."""
-    tensors = [edit.meter.copy_of(entry) for entry in edit.before.tensors.values()]
+    from apr.convert.metering import UNMETERED
+    from apr.formats.safetensors.write import write_safetensors
+
+    tensors = [(edit.meter or UNMETERED).copy_of(entry) for entry in edit.before.tensors.values()]
     write_safetensors(path, tensors=tensors, metadata=edit.after.metadata)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from apr import __version__
 from apr.formats.recorded import Recorded
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One value that a stamp replaces. key: where it stands, as `metadata: architecture` or `hf_config: model_type`.
 
     was_absent: the key did not stand there before (`previous` is None then). is_removed: the key is taken out.
@@ -53,7 +52,7 @@ def history_entry(
     """
     return {
         "action": action,
-        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "tool": f"apr {__version__}",
         "reason": reason,
         "overrides": dict(overrides or {}),

@@ -4,46 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.convert.metering import Meter, Report
-from apr.convert.proof import StoredTensor, check_written, intact_tensors
-from apr.convert.publishing import check_output, check_writable, published
+from apr.convert.publishing import check_output, check_writable
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
 from apr.gates.finding import Finding, Status
-from apr.stamping import edit_apr2, edit_hf, edit_safetensors
-from apr.stamping.auto import shown_identity
 from apr.stamping.changes import StampChanges, checked_changes, with_identity
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import Change, history_entry
 from apr.stamping.in_place import BYTES_ID, apply_in_place
-from apr.stamping.names import with_family_slug
 from apr.stamping.recipe import Destination, recipe_for
-from apr.stamping.tokenizer import check_tokenizer, read_tokenizer
 from apr.stamping.truth import TRUTH_ID, check_truth
-from apr.stamping.undo import check_undo, undo_edit, undo_finding
 from apr.storage.inplace import FileChangedError
 
+if TYPE_CHECKING:
+    from apr.convert.metering import Report
+
 HISTORY_ID = "INV-STAMP-HISTORY-001"
-PASSES = 3  # read, write, read back
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
-EDITORS: Mapping[Format, Editor] = MappingProxyType(
-    {
-        Format.APR2: edit_apr2.EDITOR,
-        Format.HF_DIRECTORY: edit_hf.EDITOR,
-        Format.SAFETENSORS: edit_safetensors.EDITOR,
-    }
-)
+
+def editor_of(format_: Format) -> Editor:
+    """How checkpoints of `format_` are stamped; only that editor is imported."""
+    if format_ is Format.APR2:
+        from apr.stamping import edit_apr2
+
+        return edit_apr2.EDITOR
+    if format_ is Format.SAFETENSORS:
+        from apr.stamping import edit_safetensors
+
+        return edit_safetensors.EDITOR
+    from apr.stamping import edit_hf
+
+    return edit_hf.EDITOR
 
 
-@dataclass(frozen=True)
-class StampResult:
+class StampResult(NamedTuple):
     """What a stamp did, or with `is_dry_run` would do. sizes are of all files of the checkpoint, in bytes.
 
     stamped: the values written, by field of StampChanges. header_flags: flag bits of an `.apr`, None elsewhere.
@@ -93,10 +92,15 @@ def stamp_file(
     source = Path(path)
     notes: tuple[str, ...] = ()
     if undo:
+        from apr.stamping.undo import check_undo
+
         check_undo(changes, auto=auto)
     elif not (auto and changes.is_empty):
         changes = checked_changes(changes)
-        changes, notes = with_family_slug(changes)
+        if changes.architecture is not None:
+            from apr.stamping.names import with_family_slug
+
+            changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
     order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
@@ -123,9 +127,13 @@ class _Order(NamedTuple):
 
 def _stamp(order: _Order) -> StampResult:
     destination = order.destination
-    tokenizer_files = read_tokenizer(order.changes.tokenizer)
+    tokenizer_files = None
+    if order.changes.tokenizer is not None:
+        from apr.stamping.tokenizer import read_tokenizer
+
+        tokenizer_files = read_tokenizer(order.changes.tokenizer)
     with open_checkpoint(destination.path if destination.in_place else order.source) as checkpoint:
-        editor = EDITORS[checkpoint.format]
+        editor = editor_of(checkpoint.format)
         if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
         if order.is_auto:
@@ -139,10 +147,14 @@ def _stamp(order: _Order) -> StampResult:
         if order.is_dry_run:
             return result
         if destination.in_place and not edit.changes:
-            return replace(result, output_bytes=result.input_bytes)
+            return result._replace(output_bytes=result.input_bytes)
         edit = editor.record(edit, entry)
         stamped = _stamp_in_place(editor, edit, result) if destination.in_place else None
-        return stamped or _write_anew(editor, edit, result, order.report)
+        if stamped is not None:
+            return stamped
+        from apr.stamping.anew import write_anew
+
+        return write_anew(editor, edit, result, order.report)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
@@ -153,18 +165,26 @@ def _plan(order: _Order, editor: Editor, checkpoint: Checkpoint, tokenizer_files
     edit = editor.plan(checkpoint, changes, tokenizer_files)
     recipe = recipe_for(order.source, order.destination, changes)
     truth = check_truth(edit, changes, recipe, force_reason=order.force_reason)
-    findings = (*truth.findings, *check_tokenizer(checkpoint, tokenizer_files, truth.verdict))
+    findings = truth.findings
+    if tokenizer_files is not None:
+        from apr.stamping.tokenizer import check_tokenizer
+
+        findings += check_tokenizer(checkpoint, tokenizer_files, truth.verdict)
     overrides = {TRUTH_ID: order.force_reason} if truth.is_forced and order.force_reason else {}
     return edit, findings, history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
 
 
 def _plan_undo(order: _Order, editor: Editor, checkpoint: Checkpoint) -> Plan:
+    from apr.stamping.undo import undo_edit, undo_finding
+
     edit, undone = undo_edit(editor, checkpoint)
     entry = history_entry("undo", edit.changes, reason=order.reason)
     return edit, (undo_finding(edit, undone),), {**entry, "undoes": undone.get("time")}
 
 
 def _with_shown_identity(order: _Order, checkpoint: Checkpoint) -> _Order:
+    from apr.stamping.auto import shown_identity
+
     shown = shown_identity(checkpoint, order.changes.identity)
     changes = with_identity(order.changes, shown.stamps)
     if changes.is_empty and not shown.is_settled:
@@ -187,18 +207,9 @@ def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tupl
         findings=findings,
         notes=(*order.notes, *edit.notes, *_notes(edit, in_place=order.destination.in_place)),
         entry=entry,
-        header_flags=_flags(checkpoint),
+        header_flags=flags_of(checkpoint),
         is_dry_run=order.is_dry_run,
     )
-
-
-def _write_anew(editor: Editor, edit: Edit, result: StampResult, report: Report | None) -> StampResult:
-    """The stamped checkpoint as a new file that takes its place when every byte was read back."""
-    meter = Meter(report, edit.before.size_bytes, PASSES)
-    expected = intact_tensors(edit.before, meter)
-    with published(result.output) as beside:
-        editor.write(replace(edit, meter=meter), beside)
-        return _proven(beside, expected, replace(edit, meter=meter), result)
 
 
 def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampResult | None:
@@ -209,8 +220,8 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
     sizes: list[tuple[int, int | None]] = []
 
     def check(written: Checkpoint) -> None:
-        _check_stamps(edit, written)
-        sizes.append((written.size_bytes, _flags(written)))
+        check_stamps(edit, written)
+        sizes.append((written.size_bytes, flags_of(written)))
 
     if not apply_in_place(edit, change, check):
         return None
@@ -221,22 +232,10 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         Finding(BYTES_ID, Status.PASS, f"{count} tensors stand as they stood; no byte of them was written"),
         Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
     )
-    return replace(result, findings=findings, output_bytes=size_bytes, header_flags=flags)
+    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags)
 
 
-def _proven(path: Path, expected: Mapping[str, StoredTensor], edit: Edit, result: StampResult) -> StampResult:
-    """The result with what the file on disk shows, after it was reopened and read again."""
-    with check_written(path, expected, invariant=BYTES_ID, meter=edit.meter) as written:
-        _check_stamps(edit, written)
-        findings = (
-            *result.findings,
-            Finding(BYTES_ID, Status.PASS, f"{len(expected)} tensors read back, every digest as before"),
-            Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
-        )
-        return replace(result, findings=findings, output_bytes=written.size_bytes, header_flags=_flags(written))
-
-
-def _check_stamps(edit: Edit, written: Checkpoint) -> None:
+def check_stamps(edit: Edit, written: Checkpoint) -> None:
     wanted = {stamp.key: stamp.value for stamp in edit.after.stamps}
     found = {stamp.key: stamp.value for stamp in written.stamps}
     if wanted != found:
@@ -278,8 +277,13 @@ def _stamped(changes: StampChanges) -> dict[str, Any]:
     return {**changes.identity, **changes.provenance, **tokenizer, **changes.settings}
 
 
-def _flags(checkpoint: Checkpoint) -> int | None:
-    return int(edit_apr2.header_flags(checkpoint)) if checkpoint.format is Format.APR2 else None
+def flags_of(checkpoint: Checkpoint) -> int | None:
+    """The header flags of an `.apr`; None of other formats."""
+    if checkpoint.format is not Format.APR2:
+        return None
+    from apr.stamping.edit_apr2 import header_flags
+
+    return int(header_flags(checkpoint))
 
 
 def _notes(edit: Edit, *, in_place: bool) -> list[str]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from apr.identity.types import Architecture
 from apr.stamping.changes import OPTIONS, PROVENANCE_FIELDS, StampChanges
 from apr.stamping.truth import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """Where a stamped checkpoint goes: a path of its own, or with `in_place` the (resolved) source itself."""
 
     path: Path
@@ -38,6 +36,8 @@ def recipe_for(source: Path, destination: Destination, changes: StampChanges) ->
         for key, setting in changes.settings.items():
             words += ["--set", f"{key}={json.dumps(setting)}"]
         words += ["--in-place"] if destination.in_place else ["-o", str(destination.path)]
+        import shlex
+
         return shlex.join(words)
 
     return recipe

@@ -7,17 +7,16 @@ INV-STAMP-TRUTH-001 can, with a reason that stays in the file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from apr.errors import AprError, RefusedError
 from apr.formats.base import Stamp
 from apr.gates.finding import Finding, Status
-from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Claim, Evidence, Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
 from apr.stamping.edit import Edit
-from apr.stamping.names import unknown_names
 
 TRUTH_ID = "INV-STAMP-TRUTH-001"
 AGREE_ID = "INV-STAMP-AGREE-001"
@@ -26,8 +25,7 @@ Recipe = Callable[[Architecture], str]
 """Makes the complete `apr stamp` command that stamps an architecture, for messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class TruthCheck:
+class TruthCheck(NamedTuple):
     """verdict: on the file as it will be. findings: what the check says; forced: whether a refusal was overridden."""
 
     verdict: Verdict
@@ -46,7 +44,7 @@ def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reas
     disagreements = tuple(_disagreement_findings(verdict, changes, recipe))
     if disagreements:
         raise _refused("the stamps would contradict each other", AGREE_ID, edit, disagreements)
-    conflicts = _new_conflicts(edit, verdict)
+    conflicts = _new_conflicts(edit, verdict, changes)
     if conflicts:
         finding = _conflict_finding(conflicts)
         raise _refused(finding.message, TRUTH_ID, edit, (finding,))
@@ -77,11 +75,13 @@ def _disagreement_findings(verdict: Verdict, changes: StampChanges, recipe: Reci
     ]
 
 
-def _new_conflicts(edit: Edit, verdict: Verdict) -> tuple[str, ...]:
+def _new_conflicts(edit: Edit, verdict: Verdict, changes: StampChanges) -> tuple[str, ...]:
     """Facts that the stamp would bring into contradiction with each other or with the tensors."""
     architecture = verdict.claim.architecture
-    if architecture is None:
+    if architecture is None or not (changes.identity or changes.settings):
         return ()
+    from apr.identity.config import resolve_config
+
     try:
         before = resolve_config(edit.before, architecture).conflicts
     except AprError:
@@ -102,7 +102,7 @@ def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
 
 def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
     claim, evidence = verdict.claim, verdict.evidence
-    unknown = unknown_names(changes)
+    unknown = _unknown_names(changes)
     if unknown:
         return Finding(
             TRUTH_ID,
@@ -125,6 +125,14 @@ def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> F
     if verdict.kind is VerdictKind.UNKNOWN and not changes.identity:
         return Finding(TRUTH_ID, Status.UNCHECKED, "the identity stays as it is: " + "; ".join(verdict.reasons))
     return _contradiction(verdict, recipe)
+
+
+def _unknown_names(changes: StampChanges) -> tuple[object, ...]:
+    if not changes.identity:
+        return ()
+    from apr.stamping.names import unknown_names
+
+    return unknown_names(changes)
 
 
 def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ class StoredSums(NamedTuple):
 NOTHING_READ: Mapping[str, StoredSums] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """A part of a file whose sums are wanted; `known` when they need not be read again."""
 
     offset_bytes: int
@@ -37,8 +35,7 @@ class Extent:
     known: StoredSums | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ExtentSums:
+class ExtentSums(NamedTuple):
     """crc32 of the extent; blake3_hex where it was asked for."""
 
     extent: Extent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from apr.errors import DamagedFileError
 from apr.formats.apr2.layout import DTYPE_CODES, DTYPE_OF_CODE, MOST_DIMENSIONS
@@ -23,8 +23,7 @@ _MOST_ELEMENTS = (1 << 63) - 1
 Complain = Callable[[str, int, str, str], DamagedFileError]
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(NamedTuple):
     """One index entry: `offset_bytes` is relative to the header's data offset, `size_bytes` without padding."""
 
     name: str

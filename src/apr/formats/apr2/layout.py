@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 from apr.formats.dtypes import DType
 from apr.storage.checksums import crc32
@@ -71,8 +71,7 @@ _LEGACY_CODES = {2: DType.BF16, 8: DType.APR_Q4, 9: DType.APR_Q8}
 DTYPE_OF_CODE: dict[int, DType] = {code: dtype for dtype, code in DTYPE_CODES.items()} | _LEGACY_CODES
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The decoded header. Offsets count from the start of the file; `checksum` is the stored one.
 
     metadata_size_bytes is without padding; tensor offsets in the index are relative to `data_offset_bytes`.

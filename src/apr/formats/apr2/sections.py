@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from apr.errors import DamagedFileError
 from apr.formats.apr2.index import SMALLEST_ENTRY_BYTES, IndexEntry, unpack_index
@@ -31,8 +31,7 @@ _REFUSED_FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Sections:
+class Sections(NamedTuple):
     """What stands before the tensors. index_end_bytes: where the last index entry ends in the file."""
 
     header: Header
