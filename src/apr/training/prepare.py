@@ -36,7 +36,7 @@ from apr.training.devices import Device, choose_device
 from apr.training.observer import Observer
 from apr.training.options import PretrainOptions, Settings, resolve_settings
 from apr.training.room import check_room
-from apr.training.scratch import ScratchRequest, build_model, check_known, scratch_config
+from apr.training.scratch import ScratchRequest, build_model, scratch_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -179,7 +179,6 @@ def _from_scratch(
         eos_id=tokenizer.eos_id,
     )
     class_name, config = scratch_config(request)
-    check_known(class_name, config.model_type)
     values = config.to_dict()
     rows = int(_text_values(values)["vocab_size"])
     _check_rows(options, tokenizer, rows)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
-from apr.identity.atlas import load_atlas
 from apr.loading.quiet import quiet_zoo
 from apr.loading.zoo import require_zoo
 
@@ -101,19 +100,6 @@ def _check_keys(class_name: str, changes: Mapping[str, Any], defaults: Pretraine
             expected=f"keys among {shown}",
             found=", ".join(unknown),
             remedy="correct the key",
-        )
-
-
-def check_known(class_name: str, model_type: str) -> None:
-    """Raise RefusedError unless the atlas knows the architecture: no checkpoint of another one could be proven."""
-    entry = load_atlas().find_class(class_name, model_type)
-    if entry is None or entry.architecture.model_type != model_type:
-        raise RefusedError(
-            f"{model_type} ({class_name}) is not in the atlas, so no checkpoint of this run could be checked",
-            expected="an architecture whose on-disk tensors are known",
-            found=class_name,
-            remedy="choose another class, or extend the atlas with tools/build_atlas.py",
-            invariant="FALSIFY-APR-PRETRAIN-INIT-005",
         )
 
 
