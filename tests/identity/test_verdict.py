@@ -145,6 +145,8 @@ def test_a_wrapper_prefix_is_named(prefix: str, words: str) -> None:
         ({"model.layers.1.self_attn.q_proj.bias": (1, 48)}, "model.layers.1.self_attn.q_proj.bias: [1, 48]"),
         ({"model.layers.1.mlp.up_proj.weight": (48, 80)}, "would be"),
         ({"model.layers.01.mlp.up_proj.weight": (80, 48)}, "model.layers.01"),
+        ({"model.layers.7000000.input_layernorm.weight": (48,)}, "input_layernorm.weight, which the file lacks"),
+        ({"model.layers.70000000000.input_layernorm.weight": (48,)}, "70000000000"),
     ],
 )
 def test_one_wrong_tensor_is_found(change: dict[str, tuple[int, ...] | None], words: str) -> None:

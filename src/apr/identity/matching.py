@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any
 
 from apr.errors import AprError
@@ -178,6 +179,9 @@ def _unfilled(each: SeenTemplate, fields: Mapping[str, Any], chosen: Sequence[Se
         if each.group is None:
             yield template.pattern
         return
+    if prod(extents) > MOST_TENSORS:
+        yield template.pattern
+        return
     if each.group is not None and not template.where and each.group.ends == extents and each.group.is_full:
         return
     rows = each.group.rows if each.group is not None else {}
@@ -189,15 +193,11 @@ def _unfilled(each: SeenTemplate, fields: Mapping[str, Any], chosen: Sequence[Se
 
 
 def _extents(template: Template, fields: Mapping[str, Any]) -> Numbers | None:
-    """How far each loop reaches; None where a field is not known, or the product is beyond any model."""
+    """How far each loop reaches; None where a field is not known."""
     try:
-        extents = tuple(evaluate(extent, fields) for _, extent in template.loops)
+        return tuple(max(evaluate(extent, fields), 0) for _, extent in template.loops)
     except AprError:
         return None
-    count = 1
-    for extent in extents:
-        count *= max(extent, 0)
-    return extents if count <= MOST_TENSORS else None
 
 
 def _layers(template: Template, fields: Mapping[str, Any], count: int, chosen: Sequence[SeenTemplate]) -> set[int]:
