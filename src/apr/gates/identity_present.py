@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -10,6 +11,8 @@ from apr.gates.presence import refusal
 from apr.gates.words import repair_commands
 
 ID = "FALSIFY-APR-PRETRAIN-INIT-005"
+MOST_HEADS = 1024
+LARGEST_INTEGER = 1 << 63
 # Dimensions every language model has, under their Hugging Face names.
 DIMENSIONS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -65,6 +68,26 @@ def _problems(facts: InitFacts) -> Iterable[Finding]:
                     expected="a positive integer",
                     found=f"{value!r}",
                 )
+        for name, sane, found in _absurd(facts.config.values):
+            yield Finding(ID, Status.REFUSE, f"{name} is not a sane number", expected=sane, found=f"{found}")
+
+
+def _absurd(values: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
+    """Numbers that no model has: name, what is sane, and what stands there."""
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    if isinstance(heads, int) and isinstance(width, int) and heads > max(width, MOST_HEADS):
+        yield "num_attention_heads", f"at most one head for each of the {width} values of a state", heads
+    for name, value in _numbers(values):
+        if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
+            yield name, "a number below 2 to the 63rd", f"{str(value)[:20]}... ({len(str(value))} digits)"
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 GATE = Gate(ID, "identity and dimensions are present and sane", Stage.HEADERS, _check)

@@ -19,6 +19,7 @@ from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
 from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
 from apr.gates.finding import Finding, Status
+from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
 from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Kind, Verdict
@@ -228,12 +229,17 @@ def try_load(
     from apr.loading.buffers import check_buffers
     from apr.loading.materialise import check_unchanged_since, materialise
     from apr.loading.receipt import write_receipt
+    from apr.loading.target import refuse_unexplained_buffers
 
     if examination.facts.values is None and examination.is_accepted:
         examination = deepen(examination)
     facts = examination.facts
     if not examination.is_accepted or facts.checkpoint is None or facts.plan is None or facts.values is None:
         return None, examination
+    try:
+        refuse_unexplained_buffers(facts.plan, facts.checkpoint)
+    except DamagedFileError as error:
+        return None, replace(examination, findings=(*examination.findings, refusal(error.invariant or "", error)))
     materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
     digests = {name: seen.blake3_hex for name, seen in facts.values.items()}
     check_unchanged_since(materialised.loaded, digests, facts.path)

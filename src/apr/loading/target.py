@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas
 from apr.identity.types import Architecture, ExpectedTensor, ResolvedConfig
-from apr.loading.ledger import Target
+from apr.loading.ledger import LoadPlan, Target
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 # A config may ask for this many times the tensors the file holds before it is called absurd; a real mistake
 # (one layer more, experts doubled) stays far below, a hostile count is refused before anything is allocated.
 MOST_TENSORS_PER_STORED_TENSOR = 64
 FEWEST_TENSORS_CAP = 4096
+# Rotary tables and masks of real models stay below this, or below the weights of the model.
+MOST_BUFFER_BYTES = 256 << 20
 
 
 def make_target(checkpoint: Checkpoint, architecture: Architecture, config: ResolvedConfig) -> Target | None:
@@ -33,18 +37,49 @@ def tensor_cap(checkpoint: Checkpoint) -> int:
 
 def make_target_on_meta(architecture: Architecture, config: ResolvedConfig) -> Target:
     """The target read off the class itself, built on the meta device (no memory); needs torch and transformers."""
-    import torch
-
     from apr.loading.on_disk import on_disk_state_dict
-    from apr.loading.zoo import build_config, model_class
 
-    with torch.device("meta"):
-        model = model_class(architecture)(build_config(config))
+    model = build_on_meta(architecture, config)
     state = on_disk_state_dict(model)
     expected = {name: ExpectedTensor(name, tuple(tensor.shape)) for name, tensor in state.items()}
     for name, partner in tied_names(model, expected).items():
         expected[name] = ExpectedTensor(name, expected[partner].shape, tied_to=partner)
     return Target(architecture, config, expected, origin="meta device")
+
+
+def build_on_meta(architecture: Architecture, config: ResolvedConfig) -> PreTrainedModel:
+    """The class itself without memory for its tensors; DamagedFileError when its config makes it fail."""
+    import torch
+
+    from apr.loading.zoo import build_config, model_class
+
+    model_of = model_class(architecture)
+    zoo_config = build_config(config)
+    try:
+        with torch.device("meta"):
+            return model_of(zoo_config)
+    except Exception as error:
+        raise DamagedFileError(
+            f"{architecture} cannot be built from its config",
+            expected="a config that its class accepts",
+            found=f"{type(error).__name__}: {error}",
+            invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+        ) from error
+
+
+def refuse_unexplained_buffers(plan: LoadPlan, checkpoint: Checkpoint) -> None:
+    """Raise DamagedFileError when the model would make tables from its config far larger than the file it is for."""
+    model = build_on_meta(plan.target.architecture, plan.target.config)
+    size = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    most = max(MOST_BUFFER_BYTES, checkpoint.size_bytes)
+    if size > most:
+        raise DamagedFileError(
+            "the config asks for tables that this file does not explain",
+            where=str(checkpoint.config_place or checkpoint.path),
+            expected=f"at most {most:,} bytes of derived buffers",
+            found=f"{size:,} bytes",
+            invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+        )
 
 
 def tied_names(model: torch.nn.Module, expected: Mapping[str, ExpectedTensor]) -> dict[str, str]:
