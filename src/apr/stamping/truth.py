@@ -115,7 +115,9 @@ def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> F
     if verdict.kind is VerdictKind.MATCH:
         return Finding(TRUTH_ID, Status.PASS, f"the tensors are those of {claim.architecture}")
     if verdict.kind is VerdictKind.AMBIGUOUS:
-        twins = ", ".join(dict.fromkeys(candidate.architecture.model_type for candidate in evidence.candidates))
+        types = dict.fromkeys(candidate.architecture.model_type for candidate in evidence.candidates)
+        own = claim.architecture.model_type if claim.architecture is not None else None
+        twins = ", ".join(each for each in types if each != own)
         message = f"ambiguous: the tensors fit {claim.architecture}, and its name twins as well ({twins})"
         return Finding(TRUTH_ID, Status.PASS, message)
     if not claim.readings and not claim.unknown:
