@@ -92,3 +92,22 @@ def refusing_ids(action: Callable[[], Any]) -> set[str]:
     """The ids of all findings that `action` is refused for."""
     error = refusal_of(action)
     return {finding["id"] for finding in error.findings} or {str(error.invariant)}
+
+
+@pytest.fixture(scope="session")
+def adapter(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of `qwen2` whose every tensor is away from zero, as training leaves it."""
+    peft = pytest.importorskip("peft", reason="peft is not installed (pip install 'apr[peft]')")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet_zoo():
+        base = AutoModelForCausalLM.from_pretrained(qwen2)
+        settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        model = peft.get_peft_model(base, settings)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter.data, std=0.5)
+        directory = tmp_path_factory.mktemp("library") / "adapter"
+        model.save_pretrained(directory)
+    return directory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,10 +133,11 @@ def _says_what_it_is(adapter: Adapter) -> Iterable[Finding]:
 
 
 def _names(adapter: Adapter, base_names: frozenset[str] | None, allowed: Mapping[str, str]) -> Iterable[Finding]:
-    names = tuple(sorted(set(adapter.checkpoint.tensors) - set(allowed)))
-    findings = [*_prefixes(adapter, names), *_wrapped(names)]
+    names = tuple(sorted(adapter.checkpoint.tensors))
+    judged = tuple(name for name in names if name not in allowed)
+    findings = [*_prefixes(adapter, judged), *_wrapped(judged)]
     if adapter.is_lora:
-        findings += _halves(names)
+        findings += _halves(names, allowed)
         if base_names is not None and not findings:
             findings += _places(adapter, names, base_names)
     yield from findings
@@ -174,7 +175,7 @@ def _wrapped(names: tuple[str, ...]) -> Iterable[Finding]:
             )
 
 
-def _halves(names: tuple[str, ...]) -> Iterable[Finding]:
+def _halves(names: tuple[str, ...], allowed: Collection[str]) -> Iterable[Finding]:
     tensors = lora_tensors(names)
     if not tensors:
         yield Finding(
@@ -184,7 +185,7 @@ def _halves(names: tuple[str, ...]) -> Iterable[Finding]:
             expected=f"{PREFIX}MODULE.lora_A.weight and .lora_B.weight",
             found=folded(names) or "no tensors",
         )
-    alone = without_partner(tensors)
+    alone = [each for each in without_partner(tensors) if each.name not in allowed]
     if alone:
         yield Finding(
             COVERAGE_ID,

@@ -14,6 +14,7 @@ from apr.gates import step0_loss
 from apr.gates.facts import InitFacts, Stage, Step0
 from apr.gates.finding import Finding, Status
 from apr.gates.runner import run_stage
+from apr.library.wrappers import unwrap
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +36,15 @@ class Measured:
 def measure_loss(model: torch.nn.Module, batches: Iterable[Any], loss_of: LossOf | None = None) -> Measured | None:
     """The loss of `model` on `batches`, in eval mode and without gradients; None when no batch yields a loss.
 
-    A batch is a mapping with `labels` (what a data collator gives), unless `loss_of` says otherwise. With several
-    processes, each holding its own share of the batches, the mean is over all of them.
+    A batch is a mapping with `labels` (what a data collator gives) for a transformers model, which then returns its
+    loss; any other module needs `loss_of`. With several processes, each holding its own share of the batches, the mean
+    is over all of them.
     """
     import torch
     from blake3 import blake3
 
+    if loss_of is None and not returns_loss(model):
+        return None
     device = next(model.parameters()).device
     hasher = blake3(b"apr.step0-set/1\n")
     total, samples = 0.0, 0
@@ -61,6 +65,13 @@ def measure_loss(model: torch.nn.Module, batches: Iterable[Any], loss_of: LossOf
         model.train(was_training)
     total, samples = _over_all_processes(total, samples, device)
     return Measured(total / samples, samples, "blake3:" + hasher.hexdigest()) if samples else None
+
+
+def returns_loss(model: torch.nn.Module) -> bool:
+    """Whether `model` is one of transformers' classes, wrapped or not: given labels they return their loss."""
+    from transformers import PreTrainedModel
+
+    return isinstance(unwrap(model).module, PreTrainedModel)
 
 
 def judge_loss(
