@@ -108,6 +108,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     **{key: {**PLAIN, **EXPERTS} for key in ("deepseek_v2", "deepseek_v3")},
     **dict.fromkeys(("gpt_neox", "biogpt", "gpt_bigcode", "gptj", "codegen", "bloom", "falcon", "gpt2"), GPT),
+    **{key: {**COMMON, "sliding_window": 64} for key in ("gemma2", "gemma3_text", "cohere2", "olmo3", "exaone4")},
+    "dots1": {**COMMON, **EXPERTS, "sliding_window": 64},
     "gpt_neo": {**GPT, "attention_types": [[["global"], 2]]},
     "gptj": {**GPT, "rotary_dim": 8},
     "codegen": {**GPT, "rotary_dim": 8},

@@ -20,7 +20,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         f"loss {replay.loss:.6f}, off by {replay.loss_difference:.2e}; "
         f"top logits off by up to {replay.largest_logit_difference:.2e}"
     )
-    allowed = f"{tolerance.loss_relative:g} of the loss, {tolerance.logit_absolute:g} of a logit"
+    allowed = f"{tolerance.loss_relative:g} of the loss, {replay.allowed_logit_difference:.2g} of a logit"
     if replay.agrees:
         yield Finding(ID, Status.PASS, f"the probe is reproduced: {measured} (allowed: {allowed})")
     else:

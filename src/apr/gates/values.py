@@ -9,6 +9,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded, repair_commands
 from apr.loading.fingerprints import (
+    NORMS_OF_EITHER_KIND,
     NORMS_THAT_ADD_ONE,
     Freshness,
     GainCentre,
@@ -137,11 +138,14 @@ def _other_convention(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iter
     claimed = facts.plan.target.architecture
     adds_one = claimed.model_type in NORMS_THAT_ADD_ONE
     centre = gain_centre(seen)
-    if centre is None or (centre is GainCentre.ZERO) == adds_one:
+    if centre is None or (centre is GainCentre.ZERO) == adds_one or claimed.model_type in NORMS_OF_EITHER_KIND:
         return
     candidates = facts.verdict.evidence.candidates if facts.verdict is not None else ()
     twins = [
-        each.architecture for each in candidates if (each.architecture.model_type in NORMS_THAT_ADD_ONE) != adds_one
+        each.architecture
+        for each in candidates
+        if each.architecture.model_type not in NORMS_OF_EITHER_KIND
+        and (each.architecture.model_type in NORMS_THAT_ADD_ONE) != adds_one
     ]
     if not twins:
         return

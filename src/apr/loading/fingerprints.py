@@ -20,7 +20,13 @@ from apr.loading.values import TensorFacts
 NORMS_THAT_ADD_ONE = frozenset(
     {
         *("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2"),
-        *("nemotron", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+        *("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    }
+)
+# These add one as well, and yet their gains start at 1, or at 0 in some of their norms only: nothing follows from them.
+NORMS_OF_EITHER_KIND = frozenset(
+    {
+        *("nemotron", "minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen4_exp", "step3p7", "videoprism"),
     }
 )
 
