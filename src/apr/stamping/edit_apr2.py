@@ -125,7 +125,7 @@ def change(edit: Edit) -> DirectoryChange | None:
         if tokenizer_tensors(edit.tokenizer_files) or edit.before.tokenizer_files().keys() - texts.keys():
             return None
     metadata = encode_metadata(edit.after.metadata, spelling_of(edit.before.metadata))
-    patch = plan_metadata_patch(edit.before.files[0], metadata, _flags(edit))
+    patch = plan_metadata_patch(edit.before, metadata, _flags(edit))
     return None if patch is None else DirectoryChange((patch,))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,9 +104,18 @@ def stamp_file(
     destination = _destination(source, output, in_place=in_place, force=force)
     order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
     for _ in range(ATTEMPTS - 1):
-        with suppress(FileChangedError):
+        try:
             return _stamp(order)
+        except FileChangedError as error:
+            _check_whole(destination.path, error)
     return _stamp(order)
+
+
+def _check_whole(path: Path, error: FileChangedError) -> None:
+    """Raise `error` unless what changed the file left it whole, as another stamp does and a writer at work does not."""
+    with open_checkpoint(path) as checkpoint:
+        if checkpoint.contradictions:
+            raise error
 
 
 class _Order(NamedTuple):

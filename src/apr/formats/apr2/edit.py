@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import os
 
-from apr.formats.apr2.extents import place_tensors
-from apr.formats.apr2.layout import FOOTER_BYTES, HEADER_BYTES, aligned, pack_header
-from apr.formats.apr2.sections import read_sections
+from apr.formats.apr2.extents import NO_FOOTER
+from apr.formats.apr2.layout import FOOTER_BYTES, HEADER_BYTES, aligned, pack_header, unpack_header
+from apr.formats.base import Checkpoint
 from apr.storage.checksums import crc32, crc32_combine
 from apr.storage.patches import FilePatch, Splice
-from apr.storage.reading import SourceFile
 
 SPARE_BYTES = 4096
 """Room kept behind metadata that had to move, so that the next stamps fit."""
 
 
-def plan_metadata_patch(file: SourceFile, metadata: bytes, flags: int) -> FilePatch | None:
-    """The patch that gives `file` the encoded `metadata` and header `flags`; None when its sections stand elsewhere.
+def plan_metadata_patch(checkpoint: Checkpoint, metadata: bytes, flags: int) -> FilePatch | None:
+    """The patch that gives the file of `checkpoint` the encoded `metadata` and header `flags`.
 
+    None when its metadata does not stand in front, where a header written by anybody we know has it.
     Where the metadata outgrows its slot, whole blocks of the file system are put in before the tensor index, so that
     alignment holds and metadata stays in front.
     """
-    sections = read_sections(file)
-    header = sections.header
-    if header.metadata_offset_bytes != HEADER_BYTES or header.index_offset_bytes < HEADER_BYTES:
+    file = checkpoint.files[0]
+    header = unpack_header(file.read_at(0, HEADER_BYTES, "the header"))
+    if header.metadata_offset_bytes != HEADER_BYTES:
         return None
     block_bytes = max(os.fstatvfs(file.fileno()).f_bsize, SPARE_BYTES)
     missing = HEADER_BYTES + len(metadata) - header.index_offset_bytes
@@ -45,8 +45,7 @@ def plan_metadata_patch(file: SourceFile, metadata: bytes, flags: int) -> FilePa
     )
     new_head = (new_header + metadata).ljust(old_end + room_bytes, b"\0")
     splices = [Splice(0, old_head, 0, new_head)]
-    _, _, has_footer = place_tensors(file, sections)
-    if has_footer:
+    if all(problem.what != NO_FOOTER for problem in checkpoint.problems):
         offset_bytes = file.size_bytes - FOOTER_BYTES
         old_footer = file.read_at(offset_bytes, FOOTER_BYTES, "the footer")
         new_footer = footer_after(old_footer, old_head, new_head, offset_bytes - len(old_head))

@@ -18,6 +18,9 @@ from apr.storage.reading import SourceFile
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight")
 _TOP_HEAD_NAMES = ("output.weight", "head.weight")
 
+NO_FOOTER = "the file has no footer, so flipped bytes cannot be found"
+"""`IntegrityProblem.what` of a file that ends with its last tensor."""
+
 
 def place_tensors(file: SourceFile, sections: Sections) -> tuple[list[TensorEntry], list[IntegrityProblem], bool]:
     """The tensors with absolute offsets, contradictions that do not stop reading, and whether there is a footer.
@@ -93,8 +96,8 @@ def _check_end(
             found=f"{file.size_bytes} bytes",
         )
     if extra == -FOOTER_BYTES:
-        what = "the file has no footer, so flipped bytes cannot be found"
-        return False, [IntegrityProblem(what, where, "4 bytes of CRC32 behind the last tensor", "the end of the file")]
+        expected = "4 bytes of CRC32 behind the last tensor"
+        return False, [IntegrityProblem(NO_FOOTER, where, expected, "the end of the file")]
     if extra > 0:
         what = "bytes behind the last tensor that no section accounts for"
         return True, [IntegrityProblem(what, where, "only the 4 footer bytes", f"{extra} bytes more")]
