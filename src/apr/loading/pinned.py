@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from math import isclose
@@ -41,7 +42,16 @@ def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
         rope.pop("rope_type", None)
     if rope:
         facts["rope"] = rope
-    return facts
+    return {name: value for name, value in facts.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold the value; infinity and objects of the zoo are not pinned."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def drifted_facts(

@@ -26,12 +26,12 @@ class Tolerance:
     logit_relative: float
 
 
-# Three times and more what benchmarks/probe_tolerance.py measured over threads, attention kernels and batch layouts
+# Well above what benchmarks/probe_tolerance.py measured over threads, attention kernels and batch layouts
 # (docs/probe.md has the figures and what these still catch).
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(loss_relative=1e-4, logit_absolute=2e-4, logit_relative=3e-5),
-    "float16": Tolerance(loss_relative=1e-3, logit_absolute=1e-2, logit_relative=3e-3),
-    "bfloat16": Tolerance(loss_relative=5e-3, logit_absolute=5e-2, logit_relative=1.5e-2),
+    "float16": Tolerance(loss_relative=1e-3, logit_absolute=1.5e-2, logit_relative=4e-3),
+    "bfloat16": Tolerance(loss_relative=5e-3, logit_absolute=8e-2, logit_relative=2e-2),
 }
 
 

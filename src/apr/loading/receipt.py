@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import Checkpoint
+from apr.loading.casts import is_lossless
 from apr.loading.digest import TensorDigest, weights_digest
 from apr.loading.ledger import LoadPlan, Rule
-from apr.loading.materialise import LoadedTensor
+from apr.loading.materialise import LoadedTensor, read_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +59,34 @@ def write_receipt(
     """Read every resident tensor back and hold it against what was read from the file through the declared cast."""
     from apr.loading.on_disk import on_disk_state_dict
 
-    digests = resident_digests(on_disk_state_dict(model))
-    return receipt_of(checkpoint, plan, loaded, digests, _broken_ties(plan, model))
+    resident = on_disk_state_dict(model)
+    handed = _as_held(checkpoint, loaded, resident)
+    return receipt_of(checkpoint, plan, handed, resident_digests(resident), _broken_ties(plan, model))
+
+
+def _as_held(
+    checkpoint: Checkpoint, loaded: Mapping[str, LoadedTensor], resident: Mapping[str, torch.Tensor]
+) -> dict[str, LoadedTensor]:
+    """`loaded`, with the digests of tensors that their class holds in a wider dtype than it was handed.
+
+    Such a class keeps parts in float32 (transformers: `_keep_in_fp32_modules`); widening changes no value, so the
+    file's bytes are read once more and widened likewise.
+    """
+    from blake3 import blake3
+
+    from apr.loading.on_disk import tensor_bytes
+    from apr.loading.torch_dtypes import from_torch_dtype
+
+    held = dict(loaded)
+    for name, each in loaded.items():
+        assignment = each.assignment
+        dtype = from_torch_dtype(resident[name].dtype) if name in resident else assignment.cast_to
+        if dtype is assignment.cast_to or not is_lossless(assignment.cast_to, dtype):
+            continue
+        scale = None if assignment.scale_name is None else checkpoint.tensors[assignment.scale_name]
+        tensor, _ = read_tensor(checkpoint.tensors[assignment.stored_name], assignment, scale)
+        held[name] = replace(each, handed_blake3_hex=blake3(tensor_bytes(tensor.to(resident[name].dtype))).hexdigest())
+    return held
 
 
 def receipt_of(

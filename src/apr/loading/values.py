@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 # Moments of larger tensors are estimated from the start of evenly spaced chunks: at most this many values of each,
 # from at most this many of them.
 SAMPLE_ELEMENTS_PER_CHUNK = 1 << 14
-MOST_CHUNKS_SAMPLED = 64
+MOST_CHUNKS_SAMPLED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,8 @@ _BIT_LAYOUTS: dict[DType, _BitLayout] = {
 
 def read_values(entries: Iterable[TensorEntry]) -> dict[str, TensorFacts]:
     """The facts of every entry, by name, on all cores; memory stays at a few chunks per thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
     ordered = sorted(entries, key=lambda entry: -entry.size_bytes)
     with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         return {facts.entry.name: facts for facts in pool.map(read_tensor_facts, ordered)}
@@ -132,7 +133,7 @@ class _Bits:
         self._layout = layout
         self._word_type = word_type
         self._first: int | None = None
-        self._magnitudes: np.ndarray[Any, Any] | None = None
+        self._signed_type = word_type.str.replace("u", "i")
         self.non_finite_count = 0
         self.is_constant = True
         self.trailing_zero_bytes = 0
@@ -145,25 +146,26 @@ class _Bits:
         if self.is_constant and (int(words[0]) != self._first or int(words[-1]) != self._first):
             self.is_constant = False
         self.is_constant = self.is_constant and not bool(np.any(words != self._first))
-        magnitudes = words if self._layout is None else self._magnitudes_of(words)
-        if self._layout is not None and int(magnitudes.max()) > self._layout.largest_finite:
-            self.non_finite_count += int(np.count_nonzero(magnitudes > self._layout.largest_finite))
-        if magnitudes[-1]:
+        if self._layout is not None and self._may_be_non_finite(words):
+            self.non_finite_count += int(np.count_nonzero(self._magnitudes(words) > self._layout.largest_finite))
+        if self._magnitudes(words[-1:])[0]:
             self.trailing_zero_bytes = 0
             return
-        nonzero = np.flatnonzero(magnitudes)
+        nonzero = np.flatnonzero(self._magnitudes(words))
         tail = len(words) - (int(nonzero[-1]) + 1 if len(nonzero) else 0)
         self.trailing_zero_bytes = tail * words.itemsize + (0 if len(nonzero) else self.trailing_zero_bytes)
 
-    def _magnitudes_of(self, words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The words without their sign, in a buffer that is used again for every chunk."""
-        import numpy as np
-
+    def _may_be_non_finite(self, words: np.ndarray[Any, Any]) -> bool:
+        """Two maxima in place of a masked copy: as signed words the positive peak, as unsigned the negative one."""
         assert self._layout is not None
-        if self._magnitudes is None or len(self._magnitudes) != len(words):
-            self._magnitudes = np.empty_like(words)
-        np.bitwise_and(words, self._word_type.type(self._layout.magnitude_mask), out=self._magnitudes)
-        return self._magnitudes
+        sign, largest = self._layout.magnitude_mask + 1, self._layout.largest_finite
+        return int(words.view(self._signed_type).max()) > largest or int(words.max()) > sign + largest
+
+    def _magnitudes(self, words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self._layout is None:
+            return words
+        magnitudes: np.ndarray[Any, Any] = words & self._word_type.type(self._layout.magnitude_mask)
+        return magnitudes
 
 
 def _integer_bytes(dtype: DType) -> int:

@@ -19,6 +19,7 @@ from apr.gates.road import check_saved
 from apr.identity.types import Architecture
 from apr.loading.digest import TensorDigest, weights_digest
 from apr.loading.on_disk import on_disk_state_dict, tensor_bytes
+from apr.loading.pinned import config_facts
 from apr.loading.probe import record_probe
 from apr.loading.receipt import resident_digests
 from apr.loading.torch_dtypes import from_torch_dtype
@@ -66,6 +67,7 @@ def save_checkpoint(path: Path, contents: CheckpointContents) -> SavedCheckpoint
         probe=record_probe(contents.model),
         tensor_digests=digests,
         weights_digest=weights_digest(leaves),
+        config_facts=config_facts(contents.config),
     )
     tensors = [_to_write(name, tensor) for name, tensor in state.items()]
     metadata = apr2_metadata(
