@@ -6,7 +6,8 @@ import pytest
 
 from apr.errors import UsageError
 from apr.formats.dtypes import DType
-from apr.library.casts import LOSSLESS, declared_dtypes, is_declared_cast, one_dtype
+from apr.library.casts import declared_dtypes, is_declared_cast, one_dtype
+from apr.loading.casts import LOSSLESS
 from apr.loading.torch_dtypes import to_torch_dtype
 
 

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import UsageError
 from apr.formats.dtypes import ENCODINGS, DType
+from apr.loading.casts import is_lossless
 
 if TYPE_CHECKING:
     import torch
-
-# Casts that change no value, by IEEE 754 and OCP FP8 widths of exponent and mantissa; they need no declaration.
-LOSSLESS: dict[DType, frozenset[DType]] = {
-    DType.F8_E4M3: frozenset({DType.BF16, DType.F16, DType.F32, DType.F64}),
-    DType.F8_E5M2: frozenset({DType.BF16, DType.F16, DType.F32, DType.F64}),
-    DType.BF16: frozenset({DType.F32, DType.F64}),
-    DType.F16: frozenset({DType.F32, DType.F64}),
-    DType.F32: frozenset({DType.F64}),
-}
 
 
 def is_declared_cast(stored: DType, resident: DType, declared: frozenset[DType], *, has_scale: bool = False) -> bool:
@@ -29,7 +21,7 @@ def is_declared_cast(stored: DType, resident: DType, declared: frozenset[DType],
     """
     if has_scale:
         return resident in {DType.F32, DType.F64} or resident in declared
-    if stored is resident or resident in LOSSLESS.get(stored, frozenset()):
+    if is_lossless(stored, resident):
         return True
     encoding = ENCODINGS[stored]
     if encoding.is_quantized:

@@ -14,7 +14,7 @@ from apr.gates.facts import Gate, Stage
 from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
 from apr.gates.runner import check_overrides, run_stage
 from apr.gates.table import GATES
-from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig
+from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig, VerdictKind
 from apr.library.casts import is_declared_cast
 from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
 from apr.library.resident import ResidentModel
@@ -27,7 +27,8 @@ from apr.loading.receipt import ReceiptProblem, receipt_of, resident_digests
 if TYPE_CHECKING:
     import torch
 
-# Gates that ask who the checkpoint is; a file of tensors for the user's own module need not say.
+# Gates that ask who the checkpoint is; a file of tensors for the user's own module, with a name no atlas knows or with
+# none, need not say.
 IDENTITY_GATES = frozenset(
     {
         "FALSIFY-APR-PRETRAIN-INIT-005",
@@ -104,9 +105,10 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
 
     Raises RefusedError for a name map that is no bijection; all else is a finding.
     """
-    identified = examine_opened(checkpoint, terms.road_options())
+    identified = _identify(resident, checkpoint, terms)
     claim = identified.facts.verdict.claim if identified.facts.verdict is not None else None
-    has_identity = resident.is_zoo_model or (claim is not None and bool(claim.readings))
+    is_of_transformers = resident.is_zoo_model and type(resident.module).__module__.startswith("transformers.")
+    has_identity = is_of_transformers or (claim is not None and bool(claim.readings))
     kind = claim.architecture.kind if claim is not None and claim.architecture is not None else Kind.DECODER
     claimed_plan = identified.facts.plan
     claimed = {} if claimed_plan is None else claimed_plan.target.expected
@@ -115,10 +117,21 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
     gates = tuple(gate for gate in GATES if has_identity or gate.id not in IDENTITY_GATES)
     if resident.is_zoo_model:
         gates += zoo_gates(resident)
-    facts = replace(identified.facts, plan=plan, plan_note=None, run_kind=kind)
+    facts = replace(identified.facts, plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
     findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
     examination = deepen(Examination(facts, findings, terms.road_options(kind)))
     return Held(resident, examination, tensors, gates, optional, terms)
+
+
+def _identify(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Examination:
+    """Who the checkpoint is. The whole file is asked first: a tensor that is let through is often one that the
+    resident model lacks, as a head, and the file's own class needs it; where that says nothing, without them."""
+    options = replace(terms.road_options(), may_use_zoo=resident.is_zoo_model)
+    identified = examine_opened(checkpoint, replace(options, allowed_tensors=NO_REASONS))
+    verdict = identified.facts.verdict
+    if terms.allowed_tensors and verdict is not None and verdict.kind not in {VerdictKind.MATCH, VerdictKind.AMBIGUOUS}:
+        return examine_opened(checkpoint, options)
+    return identified
 
 
 def hold_again(held: Held, resident: ResidentModel) -> Held:

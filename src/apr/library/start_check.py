@@ -110,12 +110,16 @@ def check_start(
 
 
 def fresh_state(optimizer: Any, scheduler: Any) -> Fresh | None:
-    """What an optimizer and a scheduler hold before the first step, looked up through accelerate's wrappers."""
+    """What an optimizer and a scheduler hold before the first step, looked up through accelerate's wrappers.
+
+    State that is there from the start and says that no step was taken (`Adagrad`) is not counted.
+    """
     if optimizer is None:
         return None
     optimizer = getattr(optimizer, "optimizer", optimizer)
     scheduler = getattr(scheduler, "scheduler", scheduler)
-    count = sum(len(values) for values in optimizer.state.values() if isinstance(values, dict))
+    states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+    count = sum(len(state) for state in states if float(state.get("step", 1)) > 0)
     return Fresh(optimizer_state_count=count, schedule_step=int(getattr(scheduler, "last_epoch", 0) or 0))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -64,9 +66,12 @@ class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self.start: Start | None = None
 
     def attach(self, trainer: Trainer) -> VerifyCallback:
-        """Add this callback to `trainer`, and evaluate at step 0 on its evaluation set if it has one."""
+        """Add this callback to `trainer`, and evaluate at step 0 as it does: on its evaluation set if it has one, with
+        its own loss."""
         if self.validation is None and trainer.eval_dataset is not None:
-            self.validation = trainer.get_eval_dataloader
+            self.validation = partial(_evaluation_batches, trainer)
+        if self.terms.loss_of is None:
+            self.terms = replace(self.terms, loss_of=partial(_evaluation_loss, trainer))
         trainer.add_callback(self)
         return self
 
@@ -83,3 +88,14 @@ class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             step=state.global_step,
             precision="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
         )
+
+
+def _evaluation_loss(trainer: Trainer, model: torch.nn.Module, batch: Any) -> Any:
+    return trainer.prediction_step(model, batch, prediction_loss_only=True)[0]
+
+
+def _evaluation_batches(trainer: Trainer) -> Iterator[Any]:
+    """The batches of the Trainer's evaluation set, or of each of its sets in turn."""
+    datasets = trainer.eval_dataset
+    for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
+        yield from trainer.get_eval_dataloader(dataset)

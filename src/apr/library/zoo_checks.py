@@ -87,10 +87,14 @@ def config_finding(facts: InitFacts, config: PretrainedConfig) -> Finding:
     """Whether `config` agrees with the recorded one in every field that can change what the weights compute."""
     from apr.loading.zoo import build_config
 
-    if facts.config is None:
-        return Finding(CONFIG_ID, Status.UNCHECKED, "the checkpoint records no config to compare the model's with")
+    recorded_values = facts.checkpoint.config if facts.checkpoint is not None else None
     try:
-        recorded = build_config(facts.config)
+        if facts.config is not None:
+            recorded = build_config(facts.config)
+        elif recorded_values is not None and recorded_values.get("model_type") == config.model_type:
+            recorded = type(config).from_dict(dict(recorded_values))
+        else:
+            return Finding(CONFIG_ID, Status.UNCHECKED, "the checkpoint records no config to compare the model's with")
     except AprError as error:
         return Finding(CONFIG_ID, Status.UNCHECKED, f"no config could be built to compare with: {error.what}")
     if type(recorded) is not type(config):
@@ -113,8 +117,19 @@ def differing_fields(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> l
     return sorted(
         name
         for name in recorded.keys() | found.keys()
-        if name not in OF_THE_RUN and not WITHOUT_EFFECT.search(name) and recorded.get(name) != found.get(name)
+        if _has_effect(name) and _with_effect(recorded.get(name)) != _with_effect(found.get(name))
     )
+
+
+def _has_effect(name: str) -> bool:
+    return name not in OF_THE_RUN and not WITHOUT_EFFECT.search(name)
+
+
+def _with_effect(value: Any) -> Any:
+    """`value`, and where it is a config within the config, only its fields that have an effect and are set."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _with_effect(inner) for name, inner in value.items() if _has_effect(str(name)) and inner is not None}
 
 
 def zoo_facts(resident: ResidentModel, facts: InitFacts, *, replay_probe: bool) -> dict[str, Any]:
