@@ -26,6 +26,7 @@ LOOK, CHANGE, TRAIN, EXPLAIN = "Look at a checkpoint", "Change or convert", "Tra
 COMMANDS: tuple[CommandRow, ...] = (
     CommandRow("inspect", "apr.cli.inspect", LOOK, "What a checkpoint is: claims, verdict, quality score."),
     CommandRow("validate", "apr.cli.validate", LOOK, "Read every byte: checksums, extents, finite values."),
+    CommandRow("lint", "apr.cli.lint", LOOK, "What is still missing before publishing, with the commands."),
     CommandRow("tensors", "apr.cli.tensors", LOOK, "List the tensors, with statistics if asked."),
     CommandRow("diff", "apr.cli.diff", LOOK, "What two checkpoints have different, in any containers."),
     CommandRow("preflight", "apr.cli.preflight", LOOK, "Every gate of `pretrain --init`, without training."),
