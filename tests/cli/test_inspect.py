@@ -78,18 +78,14 @@ def test_json_has_the_founding_projects_keys(apr: Callable, tmp_path: Path) -> N
 
 def test_a_lie_is_told_with_both_sides(apr: Callable, tmp_path: Path) -> None:
     document = apr("inspect", write_founding_file(tmp_path / "x.apr"), "--json").document
-    assert document["claims"] == [
-        {
-            "place": "APR metadata: architecture",
-            "key": "architecture",
-            "value": "LlamaForCausalLM",
-            "means": [{"class_name": "LlamaForCausalLM", "model_type": "llama", "kind": "decoder"}],
-            "is_disputed": False,
-        }
-    ]
+    (claim,) = document["claims"]
+    assert (claim["place"], claim["value"]) == ("APR metadata: architecture", "LlamaForCausalLM")
+    assert claim["means"][0] == {"class_name": "LlamaForCausalLM", "model_type": "llama", "kind": "decoder"}
+    assert claim["is_disputed"] is False
     verdict = document["verdict"]
     assert verdict["kind"] == "contradiction"
-    assert [each["class_name"] for each in verdict["candidates"]] == ["Qwen2ForCausalLM"]
+    assert verdict["candidates"][0]["class_name"] == "Qwen2ForCausalLM"
+    assert "LlamaForCausalLM" not in [each["class_name"] for each in verdict["candidates"]]
     assert verdict["runner_up"]["class_name"] == "LlamaForCausalLM"
     assert any("llama (LlamaForCausalLM)" in reason for reason in verdict["reasons"])
 

@@ -8,7 +8,7 @@ import pytest
 
 from apr.identity.atlas import load_atlas
 from apr.identity.types import VerdictKind
-from apr.identity.verdict import give_verdict, stamp_recipe
+from apr.identity.verdict import SAME_COMPUTATION, give_verdict, stamp_recipe
 from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, headers, stored_shapes
 
 SMALL = {
@@ -197,3 +197,23 @@ def test_the_recipe_is_the_exact_command() -> None:
         "apr stamp 'run 1/e.apr' --architecture qwen2 --hf-architecture Qwen2ForCausalLM --hf-model-type qwen2 "
         "-o fixed.apr"
     )
+
+
+@pytest.mark.parametrize("group", [sorted(group) for group in SAME_COMPUTATION], ids="-".join)
+def test_model_types_said_to_compute_the_same_give_equal_logits(group: list[str]) -> None:
+    """Equal weights, equal config fields, equal logits, bit for bit."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.tiny_models import CONFIGS, VOCABULARY, tiny_model
+
+    first = tiny_model(group[0])
+    fields = {"rope_parameters": first.config.rope_parameters, "rms_norm_eps": first.config.rms_norm_eps}
+    tokens = torch.arange(60)[None] * 7 % VOCABULARY
+    for model_type in group[1:]:
+        config = AutoConfig.for_model(model_type, **{**CONFIGS[group[0]], **fields, "head_dim": 16})
+        config.tie_word_embeddings = first.config.tie_word_embeddings
+        other = AutoModelForCausalLM.from_config(config).eval()
+        other.load_state_dict(first.state_dict())
+        with torch.inference_mode():
+            assert torch.equal(first(tokens).logits, other(tokens).logits)

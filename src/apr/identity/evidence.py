@@ -21,6 +21,9 @@ from apr.identity.wrappers import describe_wrapping
 INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 """Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
+TIE_FLAG = "tie_word_embeddings"
+"""Whether the head is tied is seen in the file itself, whatever a class does by default."""
+
 _CLOSEST_TRIED = 3
 _GROUPS_SHOWN = 4
 
@@ -37,6 +40,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     atlas = load_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
     fitting, near = explaining_entries(atlas, names)
+    fitting = _as_built(fitting, named, checkpoint.config or {})
     fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
     runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
     return Evidence(
@@ -53,6 +57,26 @@ def model_tensors(checkpoint: Checkpoint) -> FileNames:
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
     )
+
+
+def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorded: Mapping[str, Any]) -> list[Account]:
+    """Those that explain the file exactly, under the flags of their class or of the recorded config, and the claimed.
+
+    An architecture that fits only with a flag nobody recorded turned round, or by names alone, is no rival to one
+    that fits as it is; where nothing fits as it is, all of them are worth naming.
+    """
+
+    def is_as_built(account: Account) -> bool:
+        flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG}
+        return account.entry.is_exact and all(
+            value == account.entry.defaults.get(flag) or (flag in recorded and recorded[flag] == value)
+            for flag, value in flags.items()
+        )
+
+    as_built = [account for account in fitting if is_as_built(account)]
+    if not as_built:
+        return list(fitting)
+    return [account for account in fitting if account in as_built or account.entry.architecture in named]
 
 
 def _rank(architecture: Architecture, claim: Claim, named: Sequence[Architecture]) -> tuple[object, ...]:

@@ -33,7 +33,7 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
             return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
     model_type = claim.architecture.model_type
-    twins = [candidate for candidate in evidence.candidates if candidate.architecture.model_type != model_type]
+    twins = [candidate for candidate in evidence.candidates if not _computes_the_same(candidate, claim.architecture)]
     if twins:
         reason = (
             f"the tensors fit {model_type} as claimed, and as well its name twins {_types(twins)}: same names, same "
@@ -42,6 +42,18 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, (reason, *evidence.reasons))
     reason = f"the tensors are those of {claim.architecture}, and of no other model type"
     return Verdict(VerdictKind.MATCH, claim, evidence, (reason, *evidence.reasons))
+
+
+SAME_COMPUTATION = (frozenset({"qwen2", "seed_oss"}),)
+"""Model types whose classes turn equal weights and equal config fields into equal logits (tested bit for bit)."""
+
+
+def _computes_the_same(candidate: Candidate, claimed: Architecture) -> bool:
+    """Whether it makes no difference which of the two is built: one class, one model type, or one computation."""
+    other = candidate.architecture
+    types = {other.model_type, claimed.model_type}
+    is_one_class = other.class_name == claimed.class_name
+    return is_one_class or len(types) == 1 or any(types <= group for group in SAME_COMPUTATION)
 
 
 def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
