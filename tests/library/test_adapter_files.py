@@ -108,10 +108,10 @@ DEFECTS = [
 ]
 
 
-@pytest.mark.planted_defect(COVERAGE)
-@pytest.mark.planted_defect(VALUES)
-@pytest.mark.planted_defect(SHAPE)
-@pytest.mark.planted_defect(IDENTITY)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
+@pytest.mark.planted_defect("INV-INIT-VALUES-001")
+@pytest.mark.planted_defect("INV-INIT-SHAPE-001")
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
 @pytest.mark.parametrize(
     ("change", "config", "gate", "said"), DEFECTS, ids=[f"{each[0].__name__}-{'-'.join(each[1])}" for each in DEFECTS]
 )

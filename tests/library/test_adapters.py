@@ -65,7 +65,7 @@ def test_an_adapter_in_another_dtype_is_widened_without_a_word(qwen2: Path, adap
     assert apr.verify_adapter(over(qwen2, copy), copy).tensors_written == 8
 
 
-@pytest.mark.planted_defect(COVERAGE)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
 def test_an_adapter_that_was_never_applied_is_refused(qwen2: Path, adapter: Path) -> None:
     error = refusal_of(lambda: apr.verify_adapter(load(qwen2), adapter))
     assert error.invariant == COVERAGE
@@ -74,8 +74,8 @@ def test_an_adapter_that_was_never_applied_is_refused(qwen2: Path, adapter: Path
     assert "expected style, found default" in str(other)
 
 
-@pytest.mark.planted_defect(COVERAGE)
-@pytest.mark.planted_defect(VALUES)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
+@pytest.mark.planted_defect("INV-INIT-VALUES-001")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("change", "gate"),
@@ -111,8 +111,8 @@ def base_nudged(model: Any) -> None:
     model.get_base_model().model.layers[1].mlp.up_proj.weight.data[0, 0] += 1e-5
 
 
-@pytest.mark.planted_defect(RECEIPT)
-@pytest.mark.planted_defect(PROBE)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
 @pytest.mark.parametrize(
     ("damage", "gates"),
     [
@@ -131,7 +131,7 @@ def test_an_adapter_that_does_not_act_as_saved_is_refused(
     assert gates <= refusing_ids(lambda: apr.verify_adapter(model, adapter))
 
 
-@pytest.mark.planted_defect(CONFIG)
+@pytest.mark.planted_defect("INV-INIT-CONFIG-001")
 def test_another_scale_than_the_trained_one_is_refused(qwen2: Path, adapter: Path, tmp_path: Path) -> None:
     model = over(qwen2, mutate(adapter, tmp_path / "copy", same, lora_alpha=64))
     error = refusal_of(lambda: apr.verify_adapter(model, adapter))
@@ -148,14 +148,14 @@ def test_a_fresh_adapter_is_legal_over_named_weights_and_as_itself_when_declared
     assert apr.verify_adapter(copy, tmp_path / "fresh", fresh=True).tensors_written == 8
 
 
-@pytest.mark.planted_defect(RECEIPT)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 def test_an_adapter_nobody_named_is_refused(qwen2: Path, adapter: Path) -> None:
     error = refusal_of(lambda: apr.verify_loaded(over(qwen2, adapter), qwen2))
     assert error.invariant == RECEIPT
     assert "an adapter that nobody named changes what the weights compute: default" in str(error)
 
 
-@pytest.mark.planted_defect(RECEIPT)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 def test_modules_that_peft_trains_whole_are_fresh_while_they_are_copies(qwen2: Path, tmp_path: Path) -> None:
     model = fresh(qwen2, modules_to_save=["lm_head"])
     assert apr.verify_loaded(model, qwen2).tensors_written == 27
@@ -207,7 +207,7 @@ def start_trainer(model: Any, callback: Any, rows: list[dict[str, Any]], output:
     return trainer
 
 
-@pytest.mark.planted_defect(RECEIPT)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 def test_the_trainer_starts_from_a_base_with_a_fresh_adapter_and_resumes_from_its_own(
     trained: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

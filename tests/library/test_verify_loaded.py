@@ -78,7 +78,7 @@ def to_meta(model: Any) -> None:
     model.lm_head.to("meta")
 
 
-@pytest.mark.planted_defect(RECEIPT)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 @pytest.mark.parametrize("damage", [nudge, initialise_again, post_load_hook, swap_norms, round_trip, to_meta])
 def test_a_tensor_that_changed_after_the_load_is_refused(qwen2: Path, damage: Callable[[Any], None]) -> None:
     model = load(qwen2)
@@ -95,7 +95,7 @@ def test_the_refusal_names_the_tensor(qwen2: Path) -> None:
     assert str(error).startswith(f"[{RECEIPT}] the model in memory does not hold the weights of the named source")
 
 
-@pytest.mark.planted_defect(RECEIPT)
+@pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 def test_a_rounding_nobody_declared_is_refused(qwen2: Path, tied_bfloat16: Path) -> None:
     assert refusing_ids(lambda: apr.verify_loaded(load(qwen2, dtype=torch.bfloat16), qwen2)) == {RECEIPT}
     assert refusing_ids(lambda: apr.verify_loaded(load(tied_bfloat16, dtype=torch.float16), tied_bfloat16)) == {RECEIPT}
