@@ -197,7 +197,7 @@ def _shape(template: Template, fields: Mapping[str, Any]) -> tuple[int, ...]:
 
 def condition_holds(condition: Condition, fields: Mapping[str, Any]) -> bool:
     """Whether the config fields meet one alternative of the condition; true and 1 are told apart from other values."""
-    return not condition or any(all(_literal_holds(_state_of(f, fields), v) for f, v in terms) for terms in condition)
+    return not condition or any(all(literal_holds(_state_of(f, fields), v) for f, v in terms) for terms in condition)
 
 
 def _state_of(field: str, fields: Mapping[str, Any]) -> object:
@@ -209,7 +209,8 @@ def _state_of(field: str, fields: Mapping[str, Any]) -> object:
     return (fields.get(left) or 0) == (other or 0)
 
 
-def _literal_holds(found: object, wanted: object) -> bool:
+def literal_holds(found: object, wanted: object) -> bool:
+    """Whether a field's value `found` is what a condition wants: `"set"` is anything but unset, None is unset."""
     if wanted == "set":
         return not is_unset(found)
     if wanted is None:

@@ -12,6 +12,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
+from apr.identity.entries import literal_holds
 from apr.identity.folding import fold_names
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
@@ -67,9 +68,11 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
     """
 
     def is_as_built(account: Account) -> bool:
-        flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG}
+        # Whether two sizes are equal (`a==b`) follows from the shapes, so it is no flag that somebody turned round.
+        flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG and "==" not in flag}
         return account.entry.is_exact and all(
-            value == account.entry.defaults.get(flag) or (flag in recorded and recorded[flag] == value)
+            literal_holds(account.entry.defaults.get(flag), value)
+            or (flag in recorded and literal_holds(recorded[flag], value))
             for flag, value in flags.items()
         )
 
