@@ -109,6 +109,25 @@ def test_weights_that_know_nothing_stop_the_run(train: Callable[..., Any], tmp_p
     assert "ln(320)" in str(error)
 
 
+def test_a_loss_that_is_let_through_is_recorded_as_such(
+    train: Callable[..., Any], trained: Path, recorded_loss: float
+) -> None:
+    reason = {"INV-INIT-LOSS-001": "the evaluation set changed"}
+    callback = apr.hf.VerifyCallback(trained, expected_loss=recorded_loss * 2, allowed_gates=reason)
+    train(load(trained), callback)
+    assert "let through by the user (the evaluation set changed)" in callback.start.findings[0].message
+
+
+def test_several_evaluation_sets_are_measured_one_after_the_other(trained: Path, rows: Rows, tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True)
+    trainer = Trainer(load(trained), arguments, train_dataset=rows, eval_dataset={"a": rows[:8], "b": rows[8:]})
+    callback = apr.hf.VerifyCallback(trained).attach(trainer)
+    assert callback.validation is not None
+    assert len(list(callback.validation())) == 2
+
+
 @pytest.mark.planted_defect("INV-INIT-RECEIPT-001")
 def test_a_model_initialised_again_stops_the_run(train: Callable[..., Any], trained: Path) -> None:
     model = load(trained)

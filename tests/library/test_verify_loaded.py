@@ -247,3 +247,64 @@ def test_a_mislabelled_directory_is_refused_for_a_module_of_ones_own_too(qwen2: 
     apr.load_verified(model, qwen2, name_map=lambda name: f"inner.{name}")
     ids = refusing_ids(lambda: apr.verify_loaded(model, copy, name_map=lambda name: f"inner.{name}"))
     assert "INV-INIT-ARCH-MATCH-001" in ids
+
+
+@pytest.mark.planted_defect("INV-INIT-CONFIG-001")
+@pytest.mark.planted_defect(RECEIPT)
+def test_a_model_class_of_ones_own_is_proven_by_its_own_config(tmp_path: Path) -> None:
+    import transformers
+
+    import apr.hf
+
+    class OwnConfig(transformers.PretrainedConfig):  # type: ignore[misc]
+        model_type = "own_network"
+
+        def __init__(self, slope: float = 2.0, **options: Any) -> None:
+            super().__init__(**options)
+            self.slope = slope
+
+    class OwnModel(transformers.PreTrainedModel):  # type: ignore[misc]
+        config_class = OwnConfig
+
+        def __init__(self, config: OwnConfig) -> None:
+            super().__init__(config)
+            self.first, self.second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+            self.post_init()
+
+    OwnModel(OwnConfig()).save_pretrained(tmp_path)
+    model = apr.hf.from_pretrained(OwnModel, tmp_path)
+    assert apr.verify_loaded(model, tmp_path).tensors_written == 4
+    assert apr.load_verified(OwnModel, tmp_path)[1].tensors_written == 4
+    model.config.slope = 3.0
+    assert refusing_ids(lambda: apr.verify_loaded(model, tmp_path)) == {"INV-INIT-CONFIG-001"}
+    model.config.slope = 2.0
+    model.first.reset_parameters()
+    assert refusing_ids(lambda: apr.verify_loaded(model, tmp_path)) == {RECEIPT}
+
+
+def test_a_class_that_keeps_parts_in_float32_is_honest(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.DeepseekV3Config(
+        **{**CONFIGS["llama"], "num_key_value_heads": 4},
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    )
+    model = transformers.DeepseekV3ForCausalLM(config)
+    for name, buffer in model.named_buffers():
+        if "correction" in name:
+            buffer.normal_()
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded, receipt = apr.load_verified(None, tmp_path)
+    kept = {str(tensor.dtype) for name, tensor in loaded.state_dict().items() if "correction" in name}
+    assert kept == {"torch.float32"}
+    assert apr.verify_loaded(load(tmp_path), tmp_path).weights_digest == receipt.weights_digest

@@ -36,12 +36,14 @@ GIVEN_CONFIG = "the config given by the caller"
 
 
 def as_zoo_class(model_or_class: object) -> type[Any] | None:
-    """The class of transformers that the caller named, auto classes included; None for anything else."""
+    """The class of transformers itself that the caller named, auto classes included; None for anything else."""
     require_zoo()
     from transformers import PreTrainedModel
 
-    if isinstance(model_or_class, type) and (issubclass(model_or_class, PreTrainedModel) or is_auto(model_or_class)):
-        return model_or_class
+    if is_auto(model_or_class):
+        return model_or_class  # type: ignore[return-value]
+    if isinstance(model_or_class, type) and issubclass(model_or_class, PreTrainedModel):
+        return model_or_class if model_or_class.__module__.startswith("transformers.") else None
     return None
 
 
@@ -180,6 +182,7 @@ def load_module(
     if isinstance(module_or_factory, torch.nn.Module):
         module, reference = module_or_factory, None
     elif callable(module_or_factory):
+        config = _recorded_config(module_or_factory, path) if config is None else config
         module, reference = (_make(module_or_factory, config) for _ in range(2))
     else:
         raise UsageError(
@@ -202,6 +205,16 @@ def load_module(
     refuse_unless_accepted(examination, "the filled module does not hold what the file does")
     assert examination.facts.receipt is not None
     return module, examination.facts.receipt
+
+
+def _recorded_config(factory: Callable[..., Any], path: Path) -> Any:
+    """The config beside the weights for a model class of the user's own that is built from one, None otherwise."""
+    from transformers import PreTrainedModel
+
+    if not (isinstance(factory, type) and issubclass(factory, PreTrainedModel) and path.is_dir()):
+        return None
+    config_class: Any = getattr(factory, "config_class", None)
+    return None if config_class is None else config_class.from_pretrained(path)
 
 
 def _make(factory: Callable[..., Any], config: Any) -> Any:
@@ -230,7 +243,7 @@ def _refuse_before_filling(held: Held) -> None:
             f"{type(held.resident.module).__name__} holds tensors in memory in another layout than on disk",
             expected="a module whose tensors can be filled in place",
             found="tensors that are split, merged or gathered when they are saved",
-            remedy="give the class in place of the instance",
+            remedy="give transformers' own class, or load it with apr.hf.from_pretrained",
         )
 
 

@@ -99,6 +99,7 @@ def check_start(
         vocabulary_size=_floor(model, terms),
         expected_loss=terms.expected_loss,
         tolerance_relative=_tolerance(terms, model, precision),
+        allowed_gates=terms.allowed_gates,
         note="there is no validation set" if batches is None else "no batch of it yields a loss; give loss_of",
     )
     if fresh is not None:

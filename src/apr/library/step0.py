@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import Checkpoint
@@ -81,6 +82,7 @@ def judge_loss(
     expected_loss: float | None,
     tolerance_relative: float,
     note: str = "there is no validation set",
+    allowed_gates: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Finding, ...]:
     """What the step-0 gate says of `measured`.
 
@@ -97,7 +99,8 @@ def judge_loss(
         return (Finding(step0_loss.ID, kind, message),)
     step0 = Step0(measured.loss, measured.set_hash, vocabulary_size or 1, tolerance_relative)
     checkpoint = None if expected_loss is None else _recording(expected_loss, measured.set_hash)
-    return run_stage(Stage.STEP_0, InitFacts(Path(), checkpoint=checkpoint, step0=step0), {}, [step0_loss.GATE])
+    facts = InitFacts(Path(), checkpoint=checkpoint, step0=step0)
+    return run_stage(Stage.STEP_0, facts, allowed_gates, [step0_loss.GATE])
 
 
 def _recording(loss: float, set_hash: str) -> Checkpoint:

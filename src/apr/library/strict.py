@@ -19,12 +19,14 @@ from typing import Any
 
 from apr.errors import RefusedError
 from apr.gates.road import examine
+from apr.identity.types import VerdictKind
 from apr.library.adapter_files import is_adapter_directory, open_adapter
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Terms
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.source import resolve_source
+from apr.library.zoo_checks import ARCHITECTURE_ID
 
 # Keywords that make the resident tensors something else than the files' on purpose: there is nothing to prove then.
 UNVERIFIABLE = {
@@ -188,14 +190,20 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
 
 
 def _refuse_bad_files(path: Path, terms: StrictTerms) -> None:
-    """Refuse before transformers reads a byte where headers alone show a lie; a mislabelled file needs no load."""
+    """Refuse before transformers reads a byte where headers alone show a lie, or cannot be read.
+
+    Everything else waits for the resident model: only that shows which tensors the asked class takes.
+    """
     if is_adapter_directory(path):
         return
-    claims_only = Terms(allowed_gates=terms.allowed_gates).road_options()
-    examination = examine(path, claims_only)
-    examination.close()
-    named = {finding.id for finding in examination.refusals}
-    if named & {"INV-INIT-ARCH-MATCH-001", "INV-STAMP-AGREE-001"} or examination.facts.checkpoint is None:
+    for allowed in ({}, terms.allowed_tensors):
+        options = Terms(allowed_tensors=allowed, allowed_gates=terms.allowed_gates).road_options()
+        examination = examine(path, options)
+        examination.close()
+        verdict = examination.facts.verdict
+        if verdict is not None and verdict.kind is not VerdictKind.CONTRADICTION:
+            return
+    if examination.facts.checkpoint is None or ARCHITECTURE_ID in {finding.id for finding in examination.refusals}:
         refuse_unless_accepted(examination)
 
 
