@@ -87,22 +87,22 @@ def load_verified(
     changed, and afterwards when reading back finds anything else than the file's bytes; NotFoundError and
     DamagedFileError when there is nothing to read.
     """
-    from apr.library import loads
+    from apr.library import own_modules, zoo_loads
 
     source = resolve_source(path)
     terms = _terms(allowed_tensors, allowed_gates, name_map, dtype)
     resident_dtype = None if dtype is None or dtype == "auto" else one_dtype(dtype)
-    zoo_class = loads.as_zoo_class(model_or_class)
+    zoo_class = zoo_loads.as_zoo_class(model_or_class)
     if zoo_class is not None or model_or_class is None:
         if name_map is not None:
             raise UsageError(
                 "a name map is for modules of your own; transformers' classes know their names on disk",
                 remedy="leave name_map out, or give a module in place of the class",
             )
-        return loads.load_zoo_model(
+        return zoo_loads.load_zoo_model(
             zoo_class, source, terms, dtype=resident_dtype, device=device, config=config, attention=attention
         )
-    return loads.load_module(model_or_class, source, terms, dtype=resident_dtype, device=device, config=config)
+    return own_modules.load_module(model_or_class, source, terms, dtype=resident_dtype, device=device, config=config)
 
 
 def verify_loaded(
