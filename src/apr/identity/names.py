@@ -63,6 +63,7 @@ def make_group(rows: dict[Numbers, str], shapes: Shapes) -> Group:
     return Group(rows, next(iter(distinct)) if len(distinct) == 1 else None, ends)
 
 
+@lru_cache(maxsize=4096)
 def is_number(part: str) -> bool:
     """Whether a component of a name is a layer or expert number as models write it: no sign, no leading zero."""
     return part.isdigit() and part.isascii() and len(part) <= _LONGEST_NUMBER and (part[0] != "0" or part == "0")
