@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from glob import glob
@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, SOURCE, json_option, plain_http_option
 from apr.cli.out import Out
 from apr.errors import AprError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from apr.cli.network import Network
     from apr.gates.facts import TokenizerFacts
     from apr.gates.road import Examination, RoadOptions
+    from apr.storage.remote.traffic import Traffic
 
 
 # Starting processes costs more than reading this many headers.
 FEWEST_PATHS_FOR_PROCESSES = 8
+
+# Waiting for servers is the work; each address in flight asks for several of its files at once.
+ADDRESSES_AT_A_TIME = 8
 
 
 def parse_reasons(entries: Iterable[str], option: str) -> dict[str, str]:
@@ -56,7 +61,7 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("preflight")
-@click.argument("paths", type=PATH, metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", type=SOURCE, metavar="PATH...", nargs=-1, required=True)
 @click.option("--deep", "is_deep", is_flag=True, help="Read every byte: checksums, digests, values (no torch).")
 @click.option(
     "--load",
@@ -67,22 +72,27 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
 @allow_options
+@plain_http_option
 @json_option
 @click.pass_obj
 def command(
     out: Out,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | str, ...],
     is_deep: bool,
     is_loaded: bool,
     load_as: str | None,
     tokenizer: Path | None,
     allowed_tensors: tuple[str, ...],
     allowed_gates: tuple[str, ...],
+    allows_plain_http: bool,
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
     PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths (or a quoted pattern such as
     'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
+
+    PATH may be the address of one on another machine (hf://org/name, hf://org/name@revision, https://...): then only
+    headers and configs are fetched, kilobytes a model. Environment: HF_ENDPOINT, HF_TOKEN.
     """
     from apr.gates.road import RoadOptions
 
@@ -94,19 +104,24 @@ def command(
         load_as=load_as,
     )
     found = expand_patterns(paths)
-    if len(found) == 1:
-        _answer_one(out, found[0], options, is_deep, is_loaded)
-    else:
-        _answer_many(out, found, options, is_deep, is_loaded)
+    with _network_for(found, {"--deep": is_deep, "--load": is_loaded}, allows_plain_http) as network:
+        walk = Walk(options, is_deep, is_loaded, network)
+        if len(found) == 1:
+            _answer_one(out, found[0], walk)
+        else:
+            _answer_many(out, found, walk)
 
 
-def expand_patterns(paths: Iterable[Path]) -> tuple[Path, ...]:
+def expand_patterns(paths: Iterable[Path | str]) -> tuple[Path | str, ...]:
     """Each path as it is, or in place of a pattern that names nothing itself the sorted paths it matches.
 
-    A pattern without any match stays, so that it is reported as not found.
+    A pattern without any match stays, so that it is reported as not found. An address is never a pattern.
     """
-    expanded: list[Path] = []
+    expanded: list[Path | str] = []
     for path in paths:
+        if isinstance(path, str):
+            expanded.append(path)
+            continue
         is_pattern = any(character in str(path) for character in "*?[") and not path.exists()
         expanded += sorted(map(Path, glob(str(path)))) if is_pattern else []
         if not is_pattern or not glob(str(path)):
@@ -114,25 +129,65 @@ def expand_patterns(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(expanded)
 
 
-def _walk(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Examination:
+@contextmanager
+def _network_for(
+    sources: tuple[Path | str, ...], deep_options: Mapping[str, bool], allows_plain_http: bool
+) -> Iterator[Network | None]:
+    """The way to other machines when an address is named, every address checked; None, and no import, otherwise."""
+    addresses = [source for source in sources if isinstance(source, str)]
+    if not addresses:
+        yield None
+        return
+    from apr.cli.network import Network, refuse_on_addresses
+
+    refuse_on_addresses(addresses, deep_options)
+    network = Network(allows_plain_http)
+    try:
+        for address in addresses:
+            network.address(address)
+        yield network
+    finally:
+        network.client.close()
+
+
+class Walk(NamedTuple):
+    """How every path of one command is walked. network: where addresses are read, None when none is named."""
+
+    options: RoadOptions
+    is_deep: bool = False
+    is_loaded: bool = False
+    network: Network | None = None
+
+
+def _examined(source: Path | str, walk: Walk) -> tuple[Examination, Traffic | None]:
     from apr.gates.road import deepen, examine, try_load
 
-    examination = examine(path, options)
+    if isinstance(source, str):
+        assert walk.network is not None
+        return walk.network.examine(source, walk.options)
+    examination = examine(source, walk.options)
     try:
-        if is_deep or is_loaded:
+        if walk.is_deep or walk.is_loaded:
             examination = deepen(examination)
-        if is_loaded:
+        if walk.is_loaded:
             examination = try_load(examination)[1]
     finally:
         examination.close()
-    return examination
+    return examination, None
 
 
-def _answer_one(out: Out, path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
+def _document(source: Path | str, examination: Examination, traffic: Traffic | None) -> dict[str, Any]:
     from apr.gates.document import preflight_document
 
-    examination = _walk(path, options, is_deep, is_loaded)
-    document = preflight_document(examination)
+    document = preflight_document(examination) | {"path": str(source)}
+    if traffic is not None:
+        document["remote"] = traffic.to_json()
+    return document
+
+
+def _answer_one(out: Out, path: Path | str, walk: Walk) -> None:
+    examination, traffic = _examined(path, walk)
+    document = _document(path, examination, traffic)
     out.document(document.pop("schema"), document)
     verdict = examination.facts.verdict
     out.text(str(path), bold=True)
@@ -140,6 +195,10 @@ def _answer_one(out: Out, path: Path, options: RoadOptions, is_deep: bool, is_lo
         claimed = verdict.claim.architecture
         out.pairs([("claimed", claimed), ("verdict", verdict.kind.value)])
     out.findings(examination.findings)
+    if traffic is not None:
+        from apr.cli.network import show_traffic
+
+        show_traffic(out, traffic)
     out.text("accepted" if examination.is_accepted else "refused", bold=True, color=_color(examination))
     _exit(exit_code_of(examination))
 
@@ -152,34 +211,45 @@ class Answer(NamedTuple):
     is_accepted: bool
 
 
-def _answer_many(out: Out, paths: tuple[Path, ...], options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
+def _answer_many(out: Out, paths: tuple[Path | str, ...], walk: Walk) -> None:
     worst = ExitCode.DONE
     rows: list[list[object]] = []
-    ask = partial(answer_of, options=options, is_deep=is_deep, is_loaded=is_loaded)
-    with out.progress("preflight", len(paths), "checkpoints") as progress, _workers(paths, is_deep, is_loaded) as work:
+    ask = partial(answer_of, walk=walk)
+    with out.progress("preflight", len(paths), "checkpoints") as progress, _workers(len(paths), walk) as work:
         for path, answer in zip(paths, work(ask, paths), strict=True):
             worst = worst if answer.is_accepted else ExitCode.REFUSED
             out.document_line(answer.document.pop("schema"), answer.document)
             rows.append(answer.row)
-            progress.advance(1, path.name)
-    out.table(["path", "format", "claimed", "verdict", "answer"], rows)
+            progress.advance(1, path if isinstance(path, str) else path.name)
+    fetched = ["fetched"] if walk.network is not None else []
+    out.table(["path", "format", "claimed", "verdict", "answer", *fetched], [row[: 5 + len(fetched)] for row in rows])
     _exit(worst)
 
 
 @contextmanager
-def _workers(paths: tuple[Path, ...], is_deep: bool, is_loaded: bool) -> Iterator[Callable[..., Iterable[Answer]]]:
-    """Something that maps in order: over processes where reading headers is the work, else one after the other.
+def _workers(count: int, walk: Walk) -> Iterator[Callable[..., Iterable[Answer]]]:
+    """Something that maps in order: over threads where servers are waited for, over processes where reading headers
+    is the work, else one after the other.
 
     Deep reading uses all cores by itself, and a loaded model the memory.
     """
+    from apr.identity.atlas import load_atlas
     from apr.storage.digests import usable_cores
 
-    if is_deep or is_loaded or len(paths) < FEWEST_PATHS_FOR_PROCESSES or usable_cores() == 1:
+    if walk.network is not None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        load_atlas()
+        threads = ThreadPoolExecutor(ADDRESSES_AT_A_TIME)
+        try:
+            yield threads.map
+        finally:
+            threads.shutdown(cancel_futures=True)
+        return
+    if walk.is_deep or walk.is_loaded or count < FEWEST_PATHS_FOR_PROCESSES or usable_cores() == 1:
         yield map
         return
     from concurrent.futures import ProcessPoolExecutor
-
-    from apr.identity.atlas import load_atlas
 
     # Read before the processes part, so that they share it.
     load_atlas()
@@ -187,16 +257,25 @@ def _workers(paths: tuple[Path, ...], is_deep: bool, is_loaded: bool) -> Iterato
         yield partial(pool.map, chunksize=8)
 
 
-def answer_of(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Answer:
+def answer_of(path: Path | str, walk: Walk) -> Answer:
     """The answer for one of several paths; what cannot be read is an answer too, so that the others get theirs."""
-    from apr.gates.document import SCHEMA, preflight_document
-
     try:
-        examination = _walk(path, options, is_deep, is_loaded)
+        examination, traffic = _examined(path, walk)
     except AprError as error:
+        from apr.gates.document import SCHEMA
+
         document = {"schema": SCHEMA, "path": str(path), "accepted": False, "error": error.to_json()}
-        return Answer(document, [path, None, None, None, f"error: {error.what}"], is_accepted=False)
-    return Answer(preflight_document(examination), _row(examination), examination.is_accepted)
+        return Answer(document, [path, None, None, None, f"error: {error.what}", None], is_accepted=False)
+    row = [path, *_row(examination), _fetched(traffic)]
+    return Answer(_document(path, examination, traffic), row, examination.is_accepted)
+
+
+def _fetched(traffic: Traffic | None) -> str | None:
+    if traffic is None:
+        return None
+    from apr.cli.network import traffic_text
+
+    return traffic_text(traffic)
 
 
 def _row(examination: Examination) -> list[object]:
@@ -205,7 +284,6 @@ def _row(examination: Examination) -> list[object]:
     ids = list(dict.fromkeys(finding.id for finding in refusals))
     more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
     return [
-        facts.path,
         facts.checkpoint.format.value if facts.checkpoint is not None else None,
         claimed.class_name if claimed is not None else None,
         facts.verdict.kind.value if facts.verdict is not None else None,
