@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,14 @@ class ModelServer:
     files of the hub layout are redirected to. token: needed for the hub layout, where set.
     """
 
-    def __init__(self, root: Path, *, cdn: ModelServer | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        cdn: ModelServer | None = None,
+        token: str | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.root = root
         self.cdn = cdn
         self.token = token
@@ -39,8 +47,10 @@ class ModelServer:
         self.most_at_a_time = 0
         self.at_a_time = 0
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._scheme = "http" if context is None else "https"
+        self._http = QuietServer(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._http.model_server = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -50,7 +60,7 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @contextmanager
     def running(self) -> Iterator[ModelServer]:
@@ -60,6 +70,13 @@ class ModelServer:
         finally:
             self._http.shutdown()
             self._http.server_close()
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away while it is answered is what many tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -136,10 +153,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, b"", {"Location": target, **(headers or {})})
 
     def send(self, body: bytes) -> None:
+        with self.model_server.lock:
+            self.model_server.body_bytes += len(body)
         try:
             self.wfile.write(body)
         except OSError:
             self.close_connection = True
-            return
-        with self.model_server.lock:
-            self.model_server.body_bytes += len(body)

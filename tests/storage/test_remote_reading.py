@@ -54,6 +54,17 @@ def test_any_position_reads_the_bytes_of_the_file(server, client, traffic, conte
     assert b"".join(map(bytes, file.stream(3, 90_000, 40_000))) == content[3:90_003]
 
 
+def test_a_header_read_in_pieces_is_fetched_once_and_in_few_requests(tmp_path, client, traffic):
+    content = bytes(range(256)) * 8192
+    (tmp_path / NAME).write_bytes(content)
+    with ModelServer(tmp_path).running() as server:
+        file = remote_file(server, client, traffic)
+        for start in range(0, len(content) - 1000, 1000):
+            assert file.read_at(start, 1000) == content[start : start + 1000]
+    assert traffic.bytes == len(content)
+    assert traffic.requests <= 8
+
+
 def test_reads_within_what_was_fetched_cost_nothing(server, client, traffic):
     file = remote_file(server, client, traffic)
     for start in range(0, 4096, 64):
@@ -278,13 +289,54 @@ def test_trouble_that_stays_ends_after_three_tries(server, client, traffic, name
     assert traffic.requests == 3
 
 
-def test_a_server_that_drips_is_cut_off(server, traffic):
-    server.faults[NAME] = dripping
+def dripping_headers(handler, file):
+    handler.wfile.write(b"HTTP/1.1 206 Partial Content\r\n")
+    for number in range(40):
+        handler.wfile.write(f"X-{number}: x\r\n".encode())
+        time.sleep(0.05)
+    handler.close_connection = True
+    return True
+
+
+def promising_for_ever(handler, file):
+    for _ in range(2000):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.001)
+    handler.close_connection = True
+    return True
+
+
+@pytest.mark.parametrize("fault", [dripping, dripping_headers, promising_for_ever])
+def test_a_server_that_keeps_busy_without_an_end_is_cut_off(server, traffic, fault):
+    server.faults[NAME] = fault
     client = Client(limits=Limits(silence_s=0.5, answer_s=0.3, tries=1))
     start_s = time.monotonic()
-    with pytest.raises(InputOutputError, match="too slow"):
+    with pytest.raises(InputOutputError, match="too slow") as caught:
         remote_file(server, client, traffic)
     assert time.monotonic() - start_s < 1.5
+    assert "no end of an answer after 0.3 s" in caught.value.found
+
+
+def test_closing_ends_what_other_threads_wait_for(server, traffic):
+    server.latency_s = 5.0
+    client = Client(limits=Limits(silence_s=20.0))
+    errors = []
+
+    def work():
+        try:
+            remote_file(server, client, traffic)
+        except InputOutputError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not server.requests:
+        time.sleep(0.01)
+    start_s = time.monotonic()
+    client.close()
+    thread.join(timeout=4.0)
+    assert time.monotonic() - start_s < 2.0
+    assert len(errors) == 1
 
 
 def test_nobody_listening_is_an_input_output_error(client, traffic):
@@ -350,6 +402,11 @@ def test_the_token_goes_to_no_other_server(hub, traffic, client):
 def test_without_the_token_the_hub_says_what_is_needed(hub, traffic):
     with pytest.raises(InputOutputError, match="does not let you read this"):
         hub_directory(hub, traffic, token=None).open("config.json")
+
+
+def test_the_token_goes_over_no_network_unencrypted():
+    assert make_token("secret", "http://mirror.example.com") is None
+    assert make_token("secret", "http://localhost:8080") is not None
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a b", "schlüssel"])

@@ -1,6 +1,7 @@
 """Checkpoints on other machines for commands: addresses understood, settings from the environment, the cost shown.
 
-`HF_ENDPOINT`: the hub that `hf://` stands for. `HF_TOKEN`: sent to that hub alone. Nothing here runs for local paths.
+`HF_ENDPOINT`: the hub that `hf://` stands for. `HF_TOKEN`: sent to that hub alone. `HTTPS_PROXY`, `NO_PROXY`: as
+everywhere. Nothing here runs for local paths.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from apr.gates.road import Examination, RoadOptions
     from apr.storage.remote.address import Address
     from apr.storage.remote.client import Client
+    from apr.storage.remote.proxy import Proxy
     from apr.storage.remote.traffic import Traffic
 
 
@@ -34,7 +36,9 @@ class Network:
         self.allows_plain_http = allows_plain_http
         token = os.environ.get("HF_TOKEN", "").strip()
         self.client: Client = Client(
-            token=make_token(token, self.endpoint) if token else None, allows_plain_http=allows_plain_http
+            token=make_token(token, self.endpoint) if token else None,
+            allows_plain_http=allows_plain_http,
+            proxies=_proxy_for,
         )
 
     def address(self, text: str) -> Address:
@@ -57,6 +61,20 @@ class Network:
         )
         examination.close()
         return examination, traffic
+
+
+def _proxy_for(host: str) -> Proxy | None:
+    """The proxy of the environment for an https host (`HTTPS_PROXY`, `NO_PROXY`), as everywhere."""
+    from urllib.request import getproxies, proxy_bypass
+
+    from apr.storage.remote.address import is_loopback
+    from apr.storage.remote.proxy import parse_proxy
+
+    proxies = getproxies()
+    text = proxies.get("https") or proxies.get("all")
+    if not text or is_loopback(host) or proxy_bypass(host):
+        return None
+    return parse_proxy(text)
 
 
 def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, bool]) -> None:

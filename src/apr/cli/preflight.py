@@ -243,6 +243,9 @@ def _workers(count: int, walk: Walk) -> Iterator[Callable[..., Iterable[Answer]]
         threads = ThreadPoolExecutor(ADDRESSES_AT_A_TIME)
         try:
             yield threads.map
+        except BaseException:
+            walk.network.client.close()  # Nobody waits for servers after Ctrl-C.
+            raise
         finally:
             threads.shutdown(cancel_futures=True)
         return

@@ -72,9 +72,11 @@ def _range(reply: Reply, offset_bytes: int, size_bytes: int) -> Part:
     found = _CONTENT_RANGE.fullmatch(text)
     if found is None:
         raise untrusted(
-            "the server does not say which bytes it sends", reply.url, expected="Content-Range: bytes FIRST-LAST/SIZE",
+            "the server does not say which bytes it sends",
+            reply.url,
+            expected="Content-Range: bytes FIRST-LAST/SIZE",
             found=f"{text!r:.80}",
-        )  # fmt: skip
+        )
     first, last, whole_bytes = map(int, found.groups())
     wanted = min(offset_bytes + size_bytes, whole_bytes) - 1
     if (first, last) != (offset_bytes, wanted) or last < first:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from apr.errors import UsageError
-from apr.storage.remote.address import KEPT_CHARACTERS, check_url, shown
+from apr.storage.remote.address import KEPT_CHARACTERS, check_url, is_loopback, shown
 from apr.storage.remote.answers import Part, part_in, untrusted
 from apr.storage.remote.exchange import Connections, Limits, Reply, TryAgainError, origin_of
+from apr.storage.remote.proxy import Proxies, no_proxies
 from apr.storage.remote.traffic import Traffic
 
 REVISION_HEADER = "X-Repo-Commit"
@@ -32,9 +33,15 @@ class Token(NamedTuple):
         return f"Token({self.origin})"
 
 
-def make_token(value: str, endpoint: str) -> Token:
-    """The token for the hub at `endpoint`; UsageError, without the value, for text that no header can carry."""
+def make_token(value: str, endpoint: str) -> Token | None:
+    """The token for the hub at `endpoint`; None for an endpoint that it would reach unencrypted over a network.
+
+    UsageError, without the value, for text that no header can carry.
+    """
     value = value.strip()
+    parts = urlsplit(endpoint)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        return None
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise UsageError("HF_TOKEN holds characters that no token has", remedy="set HF_TOKEN again, without quotes")
     return Token(origin_of(endpoint), value)
@@ -50,14 +57,16 @@ class Client:
         allows_plain_http: bool = False,
         limits: Limits = _LIMITS,
         context: ssl.SSLContext | None = None,
+        proxies: Proxies = no_proxies,
     ) -> None:
         self._token = token
         self._allows_plain_http = allows_plain_http
         self._limits = limits
-        self._connections = Connections(limits, context)
+        self._connections = Connections(limits, context, proxies)
         self._in_flight = threading.BoundedSemaphore(_MOST_IN_FLIGHT)
 
     def close(self) -> None:
+        """Also ends what other threads are reading: they get the error of a connection that broke off."""
         self._connections.close()
 
     def read_range(
@@ -76,7 +85,7 @@ class Client:
                 with self._in_flight:
                     return self._read_once(url, offset_bytes, size_bytes, traffic, most_whole_bytes)
             except TryAgainError as failure:
-                if not tries_left:
+                if not tries_left or self._connections.is_closed:
                     raise failure.final from failure
                 time.sleep(min(failure.wait_s or wait_s, self._limits.most_wait_s))
                 wait_s *= 2

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from apr.errors import AprError, InputOutputError
 from apr.storage.remote.address import shown
+from apr.storage.remote.proxy import Proxies
 from apr.storage.remote.traffic import Traffic
 
 _CHUNK_BYTES = 64 << 10
@@ -46,13 +47,12 @@ class TryAgainError(Exception):
 class Reply:
     """An answer whose status and headers have come; the body is read as far as it is asked for."""
 
-    def __init__(self, response: http.client.HTTPResponse, url: str, traffic: Traffic, limits: Limits) -> None:
+    def __init__(self, response: http.client.HTTPResponse, url: str, traffic: Traffic, deadline: _Deadline) -> None:
         self.url = url
         self.status = response.status
         self._response = response
         self._traffic = traffic
-        self._limits = limits
-        self._deadline_s = time.monotonic() + limits.answer_s
+        self._deadline = deadline
 
     def header(self, name: str) -> str | None:
         return self._response.getheader(name)
@@ -65,24 +65,21 @@ class Reply:
             try:
                 piece = self._response.read1(min(left, _CHUNK_BYTES))
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise unreachable(self.url, error) from error
+                raise self._deadline.failure(self.url, error) from error
             if not piece:
                 break
             self._traffic.add_bytes(len(piece))
             pieces.append(piece)
             left -= len(piece)
-            if left > 0 and time.monotonic() > self._deadline_s:
-                raise TryAgainError(_too_slow(self.url, f"{self._limits.answer_s:g} s for one answer"))
-        if left > 0 and self._response.length:
-            raise TryAgainError(
-                InputOutputError(
-                    "the connection ended before the answer did",
-                    where=shown(self.url),
-                    expected=f"{self._response.length} bytes more",
-                    found="the end of the connection",
-                    remedy="run again; if it stays so, the server is at fault",
-                )
+        if left > 0 and (self._response.length or self._deadline.is_over):
+            ended = InputOutputError(
+                "the connection ended before the answer did",
+                where=shown(self.url),
+                expected=f"{self._response.length} bytes more",
+                found="the end of the connection",
+                remedy="run again; if it stays so, the server is at fault",
             )
+            raise self._deadline.failure(self.url, TryAgainError(ended))
         return b"".join(pieces)
 
     def is_finished(self) -> bool:
@@ -96,19 +93,61 @@ class Reply:
         return self._response.isclosed() and not self._response.will_close
 
 
-class Connections:
-    """Open connections by origin (`https://host[:port]`), each used by one request at a time."""
+class _Deadline:
+    """Cuts a connection off when one answer takes too long, however busy the server keeps it."""
 
-    def __init__(self, limits: Limits, context: ssl.SSLContext | None) -> None:
+    def __init__(self, sock: socket.socket, answer_s: float) -> None:
+        self.is_over = False
+        self._sock = sock
+        self._answer_s = answer_s
+        self._timer = threading.Timer(answer_s, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        self.is_over = True
+        cut_off(self._sock)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def failure(self, url: str, error: Exception) -> Exception:
+        """What to raise for `error`: that the time is over, if it is."""
+        if self.is_over:
+            return TryAgainError(_too_slow(url, f"no end of an answer after {self._answer_s:g} s"))
+        return error if isinstance(error, TryAgainError) else unreachable(url, error)
+
+
+def cut_off(sock: socket.socket) -> None:
+    """End a connection that another thread waits on. Not through `SSLSocket.shutdown`, which changes it under that
+    thread's hands."""
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Connections:
+    """Open connections by origin (`https://host[:port]`), each used by one request at a time.
+
+    proxies: what gives the proxy that a host is reached through, None for none; https only.
+    """
+
+    def __init__(self, limits: Limits, context: ssl.SSLContext | None, proxies: Proxies) -> None:
+        self.is_closed = False
         self._limits = limits
         self._context = context
+        self._proxies = proxies
         self._lock = threading.Lock()
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._busy: set[socket.socket] = set()
 
     def close(self) -> None:
+        """Close what is idle and cut off what another thread is waiting for."""
         with self._lock:
+            self.is_closed = True
             connections = [each for idle in self._idle.values() for each in idle]
             self._idle.clear()
+            for sock in self._busy:
+                cut_off(sock)
         for connection in connections:
             connection.close()
 
@@ -119,51 +158,75 @@ class Connections:
         Raises TryAgainError for what may pass, InputOutputError for what will not (a certificate that is not valid).
         """
         origin = origin_of(url)
-        connection, response = self._send(origin, url, headers, traffic)
-        is_reusable = False
-        try:
-            reply = Reply(response, url, traffic, self._limits)
-            yield reply
-            try:
-                is_reusable = reply.is_finished()
-            except TryAgainError:
-                is_reusable = False
-        finally:
-            if is_reusable:
-                with self._lock:
-                    self._idle.setdefault(origin, []).append(connection)
-            else:
-                connection.close()
-
-    def _send(
-        self, origin: str, url: str, headers: Mapping[str, str], traffic: Traffic
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         while True:
-            connection, is_kept = self._take(origin)
+            connection, sock, is_kept = self._connected(origin, url)
+            deadline = _Deadline(sock, self._limits.answer_s)
+            is_reusable = False
             try:
-                traffic.add_request()
-                connection.request("GET", target, headers=dict(headers))
-                return connection, connection.getresponse()
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                connection.close()
-                # A server may close a kept connection at any time; that says nothing about the next one.
-                if not is_kept or isinstance(error, TimeoutError):
-                    raise unreachable(url, error) from error
+                try:
+                    response = _sent(connection, url, headers, traffic)
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    # A server may close a kept connection at any time; that says nothing about the next one.
+                    if is_kept and not deadline.is_over and not isinstance(error, TimeoutError):
+                        continue
+                    raise deadline.failure(url, error) from error
+                if deadline.is_over:  # Headers that were cut off look like headers that have ended.
+                    raise deadline.failure(url, TimeoutError())
+                reply = Reply(response, url, traffic, deadline)
+                yield reply
+                with suppress(TryAgainError):
+                    is_reusable = reply.is_finished()
+                return
+            finally:
+                deadline.cancel()
+                with self._lock:
+                    self._busy.discard(sock)
+                    is_reusable = is_reusable and not deadline.is_over and not self.is_closed
+                    if is_reusable:
+                        self._idle.setdefault(origin, []).append(connection)
+                if not is_reusable:
+                    connection.close()
 
-    def _take(self, origin: str) -> tuple[http.client.HTTPConnection, bool]:
+    def _connected(self, origin: str, url: str) -> tuple[http.client.HTTPConnection, socket.socket, bool]:
+        """A connection to `origin`, its socket, and whether it has served before."""
         with self._lock:
             idle = self._idle.get(origin)
-            if idle:
-                return idle.pop(), True
-            parts = urlsplit(origin)
-            if parts.scheme == "https" and self._context is None:
-                self._context = ssl.create_default_context()
-        host, timeout_s = parts.hostname or "", self._limits.silence_s
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=self._context), False
-        return http.client.HTTPConnection(host, parts.port, timeout=timeout_s), False
+            kept = idle.pop() if idle else None
+            if kept is not None:
+                self._busy.add(kept.sock)
+                return kept, kept.sock, True
+        connection = self._opened(urlsplit(origin))
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise unreachable(url, error) from error
+        with self._lock:
+            self._busy.add(connection.sock)
+        return connection, connection.sock, False
+
+    def _opened(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host, port, timeout_s = parts.hostname or "", parts.port, self._limits.silence_s
+        if parts.scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        with self._lock:
+            self._context = self._context or ssl.create_default_context()
+        proxy = self._proxies(host)
+        if proxy is None:
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout_s, context=self._context)
+        connection.set_tunnel(host, port, headers=proxy.headers())
+        return connection
+
+
+def _sent(
+    connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str], traffic: Traffic
+) -> http.client.HTTPResponse:
+    parts = urlsplit(url)
+    traffic.add_request()
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request("GET", target, headers=dict(headers))
+    return connection.getresponse()
 
 
 def origin_of(url: str) -> str:

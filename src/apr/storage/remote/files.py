@@ -71,9 +71,18 @@ class RemoteFile(SourceFile):
                 found=f"{size_bytes} bytes",
                 remedy="download the model first, and name the local path",
             )
-        data = self._fetch(offset_bytes, min(max(size_bytes, READ_AHEAD_BYTES), self.size_bytes - offset_bytes))
-        self._blocks.append((offset_bytes, data))
-        return data[:size_bytes]
+        head = self._head_of(offset_bytes)
+        start = offset_bytes + len(head)
+        # A header that is read piece by piece is a long one.
+        ahead_bytes = READ_AHEAD_BYTES << min(max(len(self._blocks) - 1, 0), 5)
+        data = self._fetch(start, min(max(size_bytes - len(head), ahead_bytes), self.size_bytes - start))
+        self._blocks.append((offset_bytes, head + data))
+        return self._blocks[-1][1][:size_bytes]
+
+    def _head_of(self, offset_bytes: int) -> bytes:
+        """What was read already from `offset_bytes` on, as far as it goes."""
+        heads = (data[offset_bytes - start :] for start, data in self._blocks if 0 <= offset_bytes - start < len(data))
+        return max(heads, key=len, default=b"")
 
     def read_into(self, offset_bytes: int, target: memoryview, what: str = "a section") -> None:
         self.check_extent(offset_bytes, len(target), what)
