@@ -125,6 +125,23 @@ def make_lie(lies: dict[str, Path], tmp_path: Path) -> Callable[[str], Lie]:
     return make
 
 
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path) -> Path:
+    """The Qwen2 directory in two shards that carry stamps of their own."""
+    directory = tmp_path_factory.mktemp("sharded") / "qwen2"
+    shutil.copytree(honest_qwen2, directory)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        name = f"model-{number:05d}-of-00002.safetensors"
+        stamps = {"format": "pt", "hf_architecture": "Qwen2ForCausalLM", "license": "MIT"}
+        save_file({each: tensors[each] for each in part}, directory / name, stamps)
+        weight_map |= dict.fromkeys(part, name)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
+
+
 @pytest.fixture(params=CONTAINERS)
 def lie(request: pytest.FixtureRequest, make_lie: Callable[[str], Lie]) -> Lie:
     return make_lie(request.param)

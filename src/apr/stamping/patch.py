@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from apr.convert.metering import Report
 
 HISTORY_ID = "INV-STAMP-HISTORY-001"
+BY_COPY_NOTE = (
+    "this file system cannot make room inside a file: a changed copy took its place, other hard links keep the old one"
+)
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 
@@ -231,16 +234,17 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         check_stamps(edit, written)
         sizes.append((written.size_bytes, flags_of(written)))
 
-    if not apply_in_place(edit, change, check):
-        return None
+    done = apply_in_place(edit, change, check)
     size_bytes, flags = sizes[-1]
-    count = len(edit.before.tensors)
+    is_copied = any(patch.by_copy for patch in done.patches)
+    how = "were copied as they stood" if is_copied else "stand as they stood; no byte of them was written"
     findings = (
         *result.findings,
-        Finding(BYTES_ID, Status.PASS, f"{count} tensors stand as they stood; no byte of them was written"),
+        Finding(BYTES_ID, Status.PASS, f"{len(edit.before.tensors)} tensors {how}"),
         Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
     )
-    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags)
+    notes = (*result.notes, *((BY_COPY_NOTE,) if is_copied else ()))
+    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
 
 
 def check_stamps(edit: Edit, written: Checkpoint) -> None:
