@@ -132,7 +132,7 @@ def one_tensor_moved(path: Path) -> Any:
     """The checkpoint at `path` as if its first tensor stood elsewhere."""
     checkpoint = open_checkpoint(path)
     name, entry = next(iter(checkpoint.tensors.items()))
-    tensors = {**checkpoint.tensors, name: replace(entry, offset_bytes=entry.offset_bytes + 64)}
+    tensors = {**checkpoint.tensors, name: entry._replace(offset_bytes=entry.offset_bytes + 64)}
     return replace(checkpoint, tensors=tensors)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from apr.errors import AprError
@@ -96,12 +95,12 @@ def _base_names(base: Path | None) -> frozenset[str] | None:
 
 def _base_findings(base: Path, deep: bool, terms: Terms) -> tuple[Finding, ...]:
     """What the road says of the base model, each refusal marked as the base's."""
-    examination = examine(base, replace(terms.road_options(), allowed_tensors={}))
+    examination = examine(base, terms.road_options()._replace(allowed_tensors={}))
     try:
         examination = deepen(examination) if deep else examination
     finally:
         examination.close()
-    return tuple(replace(each, message=f"base model {base}: {each.message}") for each in examination.findings)
+    return tuple(each._replace(message=f"base model {base}: {each.message}") for each in examination.findings)
 
 
 def _says_what_it_is(adapter: Adapter) -> Iterable[Finding]:

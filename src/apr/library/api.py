@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -53,7 +52,7 @@ def preflight(
     if is_adapter_directory(path):
         return examine_adapter(path, deep=deep, is_fresh=fresh_adapter, terms=terms)
     facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = replace(terms.road_options(_kind(kind)), tokenizer=facts)
+    options = terms.road_options(_kind(kind))._replace(tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination
