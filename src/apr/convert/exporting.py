@@ -19,7 +19,7 @@ from apr.formats.hf.write import DEFAULT_SHARD_BYTES, write_hf_directory
 from apr.formats.recorded import Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.write import PYTORCH_METADATA, write_safetensors
-from apr.formats.writing import tensor_digests
+from apr.formats.writing import STAMP_SLACK_BYTES, tensor_digests
 from apr.gates.finding import Finding
 from apr.gates.road import RoadOptions, examine_opened
 from apr.stamping.changes import PROVENANCE_FIELDS
@@ -97,7 +97,9 @@ def _write(job: ExportJob, output: Path, findings: tuple[Finding, ...], shard_by
                 shard_bytes=shard_bytes,
             )
         else:
-            write_safetensors(beside, tensors=job.tensors, metadata=_texts(checkpoint))
+            write_safetensors(
+                beside, tensors=job.tensors, metadata=_texts(checkpoint), metadata_slack_bytes=STAMP_SLACK_BYTES
+            )
         with check_written(beside, expected, invariant=BYTES_ID, meter=job.meter) as written:
             if job.format is ExportFormat.HF:
                 check_same_model(checkpoint, written, job.config)

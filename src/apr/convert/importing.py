@@ -25,6 +25,7 @@ from apr.formats.json_text import read_object, without_tagged_floats
 from apr.formats.recorded import RECORDED_FILE_NAME, RECORDED_METADATA_KEY, Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
+from apr.formats.writing import STAMP_SLACK_BYTES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
 from apr.stamping.changes import PROVENANCE_FIELDS
@@ -124,6 +125,7 @@ def _write(
             beside,
             metadata=_metadata(checkpoint, recorded, tokenizer_files, output.stem),
             tensors=[*map(meter.copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
+            metadata_slack_bytes=STAMP_SLACK_BYTES,
         )
         with check_written(beside, expected, invariant=BYTES_ID, meter=meter) as written:
             check_same_model(checkpoint, written, checkpoint.config)
