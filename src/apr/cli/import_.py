@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apr.cli.byte_progress import byte_progress
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_gate_option, force_option, json_option, parse_reasons
 from apr.cli.out import Out, human_bytes
 
 if TYPE_CHECKING:
@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 @click.argument("source", type=PATH, metavar="SRC")
 @click.option("-o", "--output", type=PATH, metavar="X.apr", help="Default: the name of SRC with .apr, beside it.")
 @click.option("--config", "config_path", type=PATH, metavar="FILE", help="config.json of a single .safetensors file.")
-@click.option(
-    "--allow-gate",
-    "allowed_gates",
-    multiple=True,
-    metavar="ID=REASON",
-    help="Let one gate's refusal pass; the reason is recorded in the file.",
-)
-@click.option("-f", "--force", is_flag=True, help="Replace the output when it exists.")
+@allow_gate_option(" in the file")
+@force_option
 @json_option
 @click.pass_obj
 def command(
@@ -43,7 +37,6 @@ def command(
     SRC is a Hugging Face directory or a .safetensors file. Bytes of tensors and tokenizer files stay as they are;
     the identity comes from config.json and is never invented. A source whose stamps contradict its tensors is refused.
     """
-    from apr.cli.preflight import parse_reasons
     from apr.convert.importing import import_checkpoint
 
     allowed = parse_reasons(allowed_gates, "--allow-gate")

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_options, json_option, parse_reasons
 from apr.cli.out import Out, human_count, human_duration
-from apr.cli.preflight import allow_options, parse_reasons
 from apr.cli.progress import Progress
 from apr.errors import GuardStopError, UsageError
 

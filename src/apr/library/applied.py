@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from apr.formats.peft.read import ADAPTER_CONFIG_NAME
+from apr.gates.adapters.facts import Adapter
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded
-from apr.library.adapter_files import ADAPTER_CONFIG_NAME, Adapter
 from apr.library.wrappers import Unwrapped, is_instance
 from apr.library.zoo_checks import plain_forward
 

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import RefusedError
+from apr.formats.peft.read import is_adapter_directory
 from apr.gates import fresh_state as fresh_gate
+from apr.gates.adapters.facts import open_adapter
 from apr.gates.facts import Fresh, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.runner import run_stage
-from apr.library.adapter_files import is_adapter_directory, open_adapter
 from apr.library.api import verify_loaded
 from apr.library.holding import NO_REASONS
 from apr.library.naming import NameMap
 from apr.library.refusal import refused
+from apr.library.source import cached_source
 from apr.library.step0 import LossOf, judge_loss, measure_loss, predicted_vocabulary
 from apr.library.wrappers import unwrap
 
@@ -127,7 +129,7 @@ def fresh_state(optimizer: Any, scheduler: Any) -> Fresh | None:
 def _base_and_adapter(terms: StartTerms) -> tuple[Path, Path | None]:
     if not is_adapter_directory(terms.source):
         return terms.source, terms.adapter
-    opened = open_adapter(terms.source)
+    opened = open_adapter(terms.source, find_base=cached_source)
     opened.checkpoint.close()
     if opened.base is None:
         raise RefusedError(
