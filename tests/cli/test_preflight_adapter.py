@@ -234,6 +234,33 @@ def test_an_expression_that_never_ends_is_stopped_and_said_to_be_undecided(
     assert said[0]["message"] == "which modules the config promises to adapt cannot be told from the files"
 
 
+HOSTILE: dict[str, Any] = {
+    "rank_pattern": [1],
+    "modules_to_save": 7,
+    "layers_to_transform": {"a": 1},
+    "layers_pattern": 3,
+    "exclude_modules": 3,
+    "target_modules": {"q_proj": 1},
+    "base_model_name_or_path": "x" * 5000,
+    "peft_type": 5,
+    "r": 10**400,
+    "lora_alpha": float("inf"),
+    "target_parameters": 1,
+    "layer_replication": "x",
+}
+
+
+@pytest.mark.parametrize("field", HOSTILE)
+def test_a_config_of_other_types_is_an_answer_and_no_crash(apr: Apr, adapter: Path, tmp_path: Path, field: str) -> None:
+    odd = mutate(adapter, tmp_path / "odd", same, **{field: HOSTILE[field]})
+    config = {"layers_to_transform": [0], "layers_pattern": 3} if field == "layers_pattern" else {}
+    odd = mutate(odd, tmp_path / "odder", same, **config) if config else odd
+    for command in ("preflight", "inspect"):
+        answer = apr(command, odd)
+        assert answer.exit_code in {0, 4, 5}
+        assert "Traceback" not in answer.stderr
+
+
 def test_several_paths_may_be_models_and_adapters(apr: Apr, adapter: Path, qwen2: Path, tmp_path: Path) -> None:
     faulty = mutate(adapter, tmp_path / "faulty", zero_outputs)
     answer = apr("preflight", qwen2, adapter, faulty, "--json")

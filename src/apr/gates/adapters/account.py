@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from apr.gates.adapters.facts import PREFIX, Adapter, LoraTensor, lora_tensors
-from apr.gates.adapters.targets import promised_modules, rank_of, saved_modules
+from apr.gates.adapters.targets import modules_to_save, promised_modules, rank_of, saved_modules
 
 Shape = tuple[int, ...]
 
@@ -147,7 +147,7 @@ def _must_be_adapted(place: str, base: BaseModules) -> bool:
 def _unsaved(adapter: Adapter, base: BaseModules) -> tuple[str, ...]:
     """Modules that `modules_to_save` promises and the file lacks. Of those that no file of the base has (heads that
     are new, of which the config may list several spellings) one must be there."""
-    listed = [each for each in adapter.config.get("modules_to_save") or [] if isinstance(each, str)]
+    listed = modules_to_save(adapter.config)
     names = {name.removeprefix(PREFIX) for name in adapter.checkpoint.tensors}
     owners = {name.rpartition(".")[0] for name in names}
     stored = {each for each in listed if any(f".{each}." in f".{owner}." for owner in owners)}

@@ -42,15 +42,24 @@ def promised_modules(config: Mapping[str, Any], modules: Collection[str]) -> fro
 
 def saved_modules(config: Mapping[str, Any], modules: Collection[str]) -> frozenset[str]:
     """Those of `modules` that `modules_to_save` trains whole; they are never adapted."""
-    saved = [each for each in config.get("modules_to_save") or [] if isinstance(each, str)]
+    saved = modules_to_save(config)
     return frozenset(module for module in modules if any(f".{each}." in f".{module}." for each in saved))
+
+
+def modules_to_save(config: Mapping[str, Any]) -> list[str]:
+    """The names in `modules_to_save`; none where it is anything else than a list."""
+    listed = config.get("modules_to_save")
+    return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
 
 
 def rank_of(config: Mapping[str, Any], module: str) -> int | None:
     """The rank that the config states for `module`; None where its pattern cannot be told from the config."""
     if config.get("target_parameters"):
         return None
-    for key, rank in (config.get("rank_pattern") or {}).items():
+    patterns = config.get("rank_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        return None
+    for key, rank in patterns.items():
         plain = key.removeprefix("^").replace("\\.", ".")
         if not _PLAIN.fullmatch(plain):
             return None
@@ -103,8 +112,8 @@ def _in_layers(config: Mapping[str, Any], modules: frozenset[str]) -> frozenset[
     return frozenset(module for module in modules if _layer_index(module, patterns) in indices)
 
 
-def _are_plain(patterns: Sequence[Any]) -> bool:
-    return all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in patterns)
+def _are_plain(patterns: Any) -> bool:
+    return isinstance(patterns, list) and all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in patterns)
 
 
 def _layer_index(module: str, patterns: Sequence[str]) -> int | None:
