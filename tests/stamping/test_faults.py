@@ -133,7 +133,7 @@ def test_a_stamp_in_place_after_which_a_tensor_stands_elsewhere_is_taken_back(
     def one_tensor_moved(path: Path) -> Any:
         checkpoint = open_checkpoint(path)
         name, entry = next(iter(checkpoint.tensors.items()))
-        tensors = {**checkpoint.tensors, name: replace(entry, offset_bytes=entry.offset_bytes + 64)}
+        tensors = {**checkpoint.tensors, name: entry._replace(offset_bytes=entry.offset_bytes + 64)}
         return replace(checkpoint, tensors=tensors)
 
     monkeypatch.setattr(in_place, "open_checkpoint", one_tensor_moved)

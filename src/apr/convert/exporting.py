@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
@@ -135,8 +135,7 @@ def _recorded(job: ExportJob, expected: Mapping[str, StoredTensor]) -> Recorded:
         change = Change("tensors", previous, weights_digest, was_absent=previous is None)
         reason = f"dequantised to {job.dequantize}" if job.dequantize is not None else None
         history.append(history_entry("export", [change] if reason else [], reason=reason, overrides=overrides))
-    return replace(
-        checkpoint.recorded,
+    return checkpoint.recorded._replace(
         tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
         weights_digest=weights_digest,
         history=tuple(history),

@@ -109,8 +109,7 @@ def _write(
 ) -> ImportResult:
     _check_names(checkpoint)
     expected = intact_tensors(checkpoint, meter)
-    recorded = replace(
-        checkpoint.recorded,
+    recorded = checkpoint.recorded._replace(
         tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
         weights_digest=digest_of(expected, examination),
         provenance={},
@@ -118,7 +117,7 @@ def _write(
     overrides = dict(examination.options.allowed_gates)
     if overrides:
         entry = history_entry("import", (), overrides=overrides)
-        recorded = replace(recorded, history=(*recorded.history, entry))
+        recorded = recorded._replace(history=(*recorded.history, entry))
     tokenizer_files = checkpoint.tokenizer_files()
     with published(output) as beside:
         write_apr2(

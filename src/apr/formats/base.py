@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from apr.formats.dtypes import DType
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
@@ -47,8 +47,7 @@ class StampKey(StrEnum):
     CONFIG_MODEL_TYPE = "model_type"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """One thing a file says of its own identity. `place` names it to the user, as `config.json: model_type`."""
 
     key: StampKey
@@ -56,8 +55,7 @@ class Stamp:
     place: str
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One stored tensor: `offset_bytes` counts from the start of `file`; dims row-major, `[out, in]` for a linear.
 
     `size_bytes` 0 with a non-empty shape is the zero-byte tied head of APR files in circulation (`is_placeholder`).
@@ -87,8 +85,7 @@ class TensorEntry:
         return self.file.stream(self.offset_bytes, self.size_bytes, chunk_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class IntegrityProblem:
+class IntegrityProblem(NamedTuple):
     """A contradiction between a file's structure and its bytes that did not stop the header from being read.
 
     is_harmless: no loader goes by it (a stale total size in an index), so it is worth a note and no refusal.

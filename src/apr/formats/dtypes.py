@@ -6,8 +6,8 @@ Sizes: `apr-v2` codes and block layouts from `docs/format-apr2.md` §dtypes; saf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class DType(StrEnum):
@@ -35,8 +35,7 @@ class DType(StrEnum):
     Q6_K = "Q6_K"
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(NamedTuple):
     """How a dtype is laid out: `block_bytes` for every started block of `block_elements`, after `prefix_bytes`."""
 
     block_elements: int

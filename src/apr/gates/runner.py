@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from apr.errors import UsageError
 from apr.gates.facts import Gate, InitFacts, Stage
@@ -46,4 +45,4 @@ def _overridden(finding: Finding, allowed_gates: Mapping[str, str]) -> Finding:
     if reason is None or finding.status is not Status.REFUSE:
         return finding
     message = f"let through by the user ({reason}); would have refused: {finding.message}"
-    return replace(finding, status=Status.UNCHECKED, message=message)
+    return finding._replace(status=Status.UNCHECKED, message=message)

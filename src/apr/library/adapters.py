@@ -71,7 +71,7 @@ def verify_adapter(
     finally:
         adapter.checkpoint.close()
     if check_base and adapter.base is not None:
-        examination = replace(examination, findings=(*examination.findings, *_base_findings(model, adapter, terms)))
+        examination = examination._replace(findings=(*examination.findings, *_base_findings(model, adapter, terms)))
     refuse_unless_accepted(examination, "the adapter does not lie over the model as its directory says")
     assert examination.facts.receipt is not None
     return examination.facts.receipt
@@ -163,9 +163,9 @@ def _hold(
     tensors = {named_so.get(key, key): value for key, value in tensors.items()}
     if all(key.startswith(PREFIX) for key in stored) and not any(key.startswith(PREFIX) for key in tensors):
         tensors = {PREFIX + key: value for key, value in tensors.items()}
-    facts = replace(_planned(adapter, tensors, terms), verdict=_NOTHING_KNOWN)
+    facts = _planned(adapter, tensors, terms)._replace(verdict=_NOTHING_KNOWN)
     findings += run_stage(Stage.HEADERS, facts, terms.allowed_gates, [coverage.GATE, shapes.GATE])
-    facts = replace(facts, values=read_values(adapter.checkpoint.tensors.values()))
+    facts = facts._replace(values=read_values(adapter.checkpoint.tensors.values()))
     gates: tuple[Gate, ...] = (receipt.GATE, *applied_gates(unwrapped, owner, name, adapter, is_fresh, probe))
     examination = Examination(facts, findings, terms.road_options())
     return Held(ResidentModel(unwrapped, tensors, (), ()), examination, tensors, gates, (), terms)
@@ -179,11 +179,10 @@ def _planned(adapter: Adapter, tensors: Mapping[str, torch.Tensor], terms: Terms
     target = Target(kind, ResolvedConfig(kind, {}, {}, ()), expected, "the model")
     plan = make_plan(adapter.checkpoint, target, allowed=terms.allowed_tensors)
     assignments = tuple(
-        replace(each, cast_to=from_torch_dtype(tensors[each.model_name].dtype)) for each in plan.assignments
+        each._replace(cast_to=from_torch_dtype(tensors[each.model_name].dtype)) for each in plan.assignments
     )
-    return replace(
-        adapter_facts(adapter.path, adapter, None),
-        plan=replace(plan, assignments=assignments),
+    return adapter_facts(adapter.path, adapter, None)._replace(
+        plan=plan._replace(assignments=assignments),
         plan_note=None,
         allow_words=terms.road_options().allow_words,
     )
@@ -210,4 +209,4 @@ def _base_findings(model: torch.nn.Module, adapter: Adapter, terms: Terms) -> tu
         _, examination = examine_model(model, checkpoint, without_names, replay_probe=False)
     finally:
         checkpoint.close()
-    return tuple(replace(each, message=f"base model {adapter.base}: {each.message}") for each in examination.findings)
+    return tuple(each._replace(message=f"base model {adapter.base}: {each.message}") for each in examination.findings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,7 +62,7 @@ def preflight(
     if base is not None:
         raise UsageError("a base model is named for an adapter only", found=f"{path} is no adapter directory")
     facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = replace(terms.road_options(_kind(kind)), tokenizer=facts)
+    options = terms.road_options(_kind(kind))._replace(tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination

@@ -80,12 +80,12 @@ def load_zoo_model(
 def _examine(
     checkpoint: Checkpoint, terms: Terms, dtype: DType | None, config: Any, asked: type[Any] | None
 ) -> Examination:
-    options = replace(terms.road_options(), dtype=dtype, may_use_zoo=True)
+    options = terms.road_options()._replace(dtype=dtype, may_use_zoo=True)
     examination = examine_opened(checkpoint, options)
     verdict = examination.facts.verdict
     claimed = verdict.claim.architecture if verdict is not None else None
     if claimed is not None and claimed.kind is not Kind.DECODER:
-        options = replace(options, run_kind=claimed.kind)
+        options = options._replace(run_kind=claimed.kind)
         examination = examine_opened(checkpoint, options)
     gates = []
     if asked is not None:
@@ -93,7 +93,7 @@ def _examine(
     if config is not None:
         gates.append(Gate(CONFIG_ID, "", Stage.HEADERS, lambda facts: [_given_config(facts, checkpoint, config)]))
     findings = run_stage(Stage.HEADERS, examination.facts, terms.allowed_gates, gates)
-    return replace(examination, findings=(*examination.findings, *findings))
+    return examination._replace(findings=(*examination.findings, *findings))
 
 
 def _asked_class(facts: InitFacts, asked: type[Any]) -> Finding:

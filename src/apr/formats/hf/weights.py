@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import DamagedFileError
 from apr.formats.base import IntegrityProblem, TensorEntry
@@ -24,8 +23,7 @@ _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(NamedTuple):
     """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in.
 
     metadata: file name to the texts of its `__metadata__`, for files that have some.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from apr.gates.adapters.facts import PREFIX, Adapter, LoraTensor, lora_tensors
 from apr.gates.adapters.targets import modules_to_save, promised_modules, rank_of, saved_modules
@@ -13,8 +13,7 @@ Shape = tuple[int, ...]
 _BESIDE_LORA = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_B.bias", ".trainable_tokens_delta")
 
 
-@dataclass(frozen=True)
-class BaseModules:
+class BaseModules(NamedTuple):
     """The modules of a base model by name, with the shape of their weight; None where it is packed or not stored.
 
     expert_owners: modules that hold experts one by one on disk; the zoo may merge or rename what is in them in memory,
@@ -27,8 +26,7 @@ class BaseModules:
     expert_owners: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """What an adapter leaves over on either side of its base.
 
     nowhere: adapted modules the base does not have. unpromised: adapted modules the config does not name. bare:
@@ -72,7 +70,7 @@ def account_of(adapter: Adapter, base: BaseModules) -> Account:
     if unclear or (seen.nowhere and (base.expert_owners or _is_built_anew(adapter))):
         count = len(unclear) + len(seen.nowhere)
         note = f"{count} adapted modules are not named so in the base's files, and in memory they may be"
-        return replace(seen, nowhere=(), undecided=note)
+        return seen._replace(nowhere=(), undecided=note)
     if seen.nowhere:
         return seen
     # The rule is over the names in memory, which are those of the files, or those shifted by one prefix.
@@ -80,9 +78,8 @@ def account_of(adapter: Adapter, base: BaseModules) -> Account:
     renamed.update(places)
     promised = promised_modules(adapter.config, renamed)
     if promised is None:
-        return replace(seen, undecided="which modules the config promises to adapt cannot be told from the files")
-    return replace(
-        seen,
+        return seen._replace(undecided="which modules the config promises to adapt cannot be told from the files")
+    return seen._replace(
         unpromised=tuple(module for module in adapted if module not in promised),
         bare=tuple(sorted(each for each in promised - set(adapted) if _must_be_adapted(renamed[each], base))),
         promised_count=len(promised),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
@@ -29,8 +28,7 @@ FindBase = Callable[[str], Path | None]
 """From what `adapter_config.json` calls the base model to where that lies on this machine; None when nowhere."""
 
 
-@dataclass(frozen=True)
-class Adapter:
+class Adapter(NamedTuple):
     """An open adapter. config: `adapter_config.json`. base: local path of the model it was trained on, None when that
     is not here; base_note says why."""
 
@@ -45,8 +43,7 @@ class Adapter:
         return str(self.config.get("peft_type")).upper() == "LORA"
 
 
-@dataclass(frozen=True, slots=True)
-class LoraTensor:
+class LoraTensor(NamedTuple):
     """A LoRA tensor by what it adapts. module: the base module's name; part: `lora_A`, `lora_B`, ..."""
 
     name: str

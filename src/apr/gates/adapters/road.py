@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from apr.errors import AprError
 from apr.formats.peft.read import ADAPTER_CONFIG_NAME
@@ -22,8 +22,7 @@ from apr.gates.runner import check_overrides, run_stage
 OF_ANY_FILE = (presence.EXISTS, presence.RECOGNISED, integrity.HEADERS)
 
 
-@dataclass(frozen=True)
-class AdapterOptions:
+class AdapterOptions(NamedTuple):
     """How to look at an adapter. base: the base model, None for the one that its config names, looked up by `find_base`
     where that is no local path. is_fresh: an adapter that is still an identity is meant; fresh_words: how this caller
     says so."""
@@ -105,7 +104,7 @@ def bytes_of_base(path: Path, options: RoadOptions) -> Examination:
 def _walk_base(adapter: Adapter, options: RoadOptions, walk: Callable[[Path, RoadOptions], Examination]) -> Examination:
     assert adapter.base is not None
     of_base = {name: why for name, why in options.allowed_tensors.items() if name not in adapter.checkpoint.tensors}
-    examination = walk(adapter.base, replace(options, allowed_tensors=of_base))
+    examination = walk(adapter.base, options._replace(allowed_tensors=of_base))
     examination.close()
     return examination
 
@@ -123,7 +122,7 @@ def _account(adapter: Adapter, base: Examination) -> Account | None:
 
 def _as_of_base(adapter: Adapter, base: Examination) -> tuple[Finding, ...]:
     """What the road says of the base model, each finding marked as the base's."""
-    return tuple(replace(each, message=f"base model {adapter.base}: {each.message}") for each in base.findings)
+    return tuple(each._replace(message=f"base model {adapter.base}: {each.message}") for each in base.findings)
 
 
 def _unchecked_base(adapter: Adapter) -> Finding:
