@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
+from apr.storage.atomic import sync_directory
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
@@ -95,15 +96,6 @@ def _rename(beside: Path, target: Path) -> None:
             beside.chmod(stat.S_IMODE(target.stat().st_mode))
         beside.replace(target)
     sync_directory(target.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -52,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             if is_unnamed:
                 _give_name(file.fileno(), temporary)
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -84,7 +84,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield temporary
         _sync_tree(temporary)
         os.rename(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException as error:
         _remove_tree(temporary)
         if isinstance(error, OSError):
@@ -140,7 +140,8 @@ def _give_name(descriptor: int, temporary: Path) -> None:
         os.close(directory)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -156,7 +157,7 @@ def _sync_tree(directory: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_directory(Path(folder))
+        sync_directory(Path(folder))
 
 
 def refusal(error: OSError, path: Path) -> AprError:
