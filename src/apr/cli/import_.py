@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @click.argument("source", type=PATH, metavar="SRC")
 @click.option("-o", "--output", type=PATH, metavar="X.apr", help="Default: the name of SRC with .apr, beside it.")
 @click.option("--config", "config_path", type=PATH, metavar="FILE", help="config.json of a single .safetensors file.")
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Load the model once, and record what it does, so that later loads are held against it (needs apr[train]).",
+)
 @allow_gate_option(" in the file")
 @force_option
 @json_option
@@ -29,6 +35,7 @@ def command(
     source: Path,
     output: Path | None,
     config_path: Path | None,
+    with_probe: bool,
     allowed_gates: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -42,7 +49,13 @@ def command(
     allowed = parse_reasons(allowed_gates, "--allow-gate")
     with byte_progress(out, "importing") as report:
         result = import_checkpoint(
-            source, output, config_path=config_path, allowed_gates=allowed, force=force, report=report
+            source,
+            output,
+            config_path=config_path,
+            allowed_gates=allowed,
+            with_probe=with_probe,
+            force=force,
+            report=report,
         )
     out.document("apr.import/1", import_document(result))
     out.text(f"imported {result.output}", bold=True)
@@ -52,6 +65,7 @@ def command(
             ("tensors", f"{len(result.ledger)}, every byte as in the source"),
             ("size", human_bytes(result.output_bytes)),
             ("weights digest", result.weights_digest),
+            ("probe", "none (--probe records one)" if result.probe_loss is None else f"loss {result.probe_loss:.4f}"),
         ]
     )
     out.findings(result.findings)
@@ -75,6 +89,7 @@ def import_document(result: ImportResult) -> dict[str, Any]:
         "output_bytes": result.output_bytes,
         "tensor_count": len(result.ledger),
         "weights_digest": result.weights_digest,
+        "probe_loss": result.probe_loss,
         "stamps": [{"place": stamp.place, "value": stamp.value} for stamp in result.stamps],
         "ledger": ledger_document(result.ledger),
         "notes": list(result.notes),
