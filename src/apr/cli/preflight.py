@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_options, json_option, parse_reasons
 from apr.cli.out import Out
 from apr.errors import AprError, ExitCode, UsageError
 
@@ -22,37 +22,6 @@ if TYPE_CHECKING:
 
 # Starting processes costs more than reading this many headers.
 FEWEST_PATHS_FOR_PROCESSES = 8
-
-
-def parse_reasons(entries: Iterable[str], option: str) -> dict[str, str]:
-    """`NAME=REASON` entries as a mapping; UsageError when one has no reason."""
-    reasons = {}
-    for entry in entries:
-        name, separator, reason = entry.partition("=")
-        if not (name and separator and reason.strip()):
-            raise UsageError(
-                f"{option} needs a name and a reason", expected=f"{option} NAME=REASON", found=f"{option} {entry}"
-            )
-        reasons[name] = reason.strip()
-    return reasons
-
-
-def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--allow TENSOR=REASON` and `--allow-gate ID=REASON`, both repeatable."""
-    function = click.option(
-        "--allow-gate",
-        "allowed_gates",
-        multiple=True,
-        metavar="ID=REASON",
-        help="Let one gate's refusal pass, with a reason that is recorded.",
-    )(function)
-    return click.option(
-        "--allow",
-        "allowed_tensors",
-        multiple=True,
-        metavar="TENSOR=REASON",
-        help="Accept one unfilled or unused tensor, with a reason that is recorded.",
-    )(function)
 
 
 @click.command("preflight")
@@ -66,6 +35,8 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
+@click.option("--base", type=PATH, metavar="PATH", help="Of a PEFT adapter: the base model (default: as it names it).")
+@click.option("--fresh-adapter", "is_fresh", is_flag=True, help="Of a PEFT adapter: it is untrained on purpose.")
 @allow_options
 @json_option
 @click.pass_obj
@@ -76,13 +47,16 @@ def command(
     is_loaded: bool,
     load_as: str | None,
     tokenizer: Path | None,
+    base: Path | None,
+    is_fresh: bool,
     allowed_tensors: tuple[str, ...],
     allowed_gates: tuple[str, ...],
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
-    PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths (or a quoted pattern such as
-    'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
+    PATH is an .apr file, a .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. Several
+    paths (or a quoted pattern such as 'fleet/*') are read on all cores and give one line each in the order given, with
+    --json one document a line.
     """
     from apr.gates.road import RoadOptions
 
@@ -93,11 +67,12 @@ def command(
         may_use_zoo=is_loaded,
         load_as=load_as,
     )
+    walk = Walk(options, is_deep, is_loaded, base, is_fresh)
     found = expand_patterns(paths)
     if len(found) == 1:
-        _answer_one(out, found[0], options, is_deep, is_loaded)
+        _answer_one(out, found[0], walk)
     else:
-        _answer_many(out, found, options, is_deep, is_loaded)
+        _answer_many(out, found, walk)
 
 
 def expand_patterns(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -114,24 +89,53 @@ def expand_patterns(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(expanded)
 
 
-def _walk(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Examination:
+class Walk(NamedTuple):
+    """What every path is asked. base, is_fresh: of the PEFT adapters among them."""
+
+    options: RoadOptions
+    is_deep: bool = False
+    is_loaded: bool = False
+    base: Path | None = None
+    is_fresh: bool = False
+
+
+def _walked(path: Path, walk: Walk) -> Examination:
+    from apr.formats.peft.read import is_adapter_directory
+
+    if is_adapter_directory(path):
+        from apr.gates.adapters.road import AdapterOptions, examine_adapter
+
+        adapter = AdapterOptions(base=walk.base, is_fresh=walk.is_fresh, fresh_words="--fresh-adapter")
+        return examine_adapter(path, walk.options, adapter, partial(_walked_model, walk=walk))
+    if walk.base is not None or walk.is_fresh:
+        raise UsageError(
+            "--base and --fresh-adapter are for PEFT adapters",
+            where=str(path),
+            expected="a directory with adapter_config.json and no model of its own",
+            found="another path",
+            remedy="leave them out",
+        )
+    return _walked_model(path, walk.options, walk)
+
+
+def _walked_model(path: Path, options: RoadOptions, walk: Walk) -> Examination:
     from apr.gates.road import deepen, examine, try_load
 
     examination = examine(path, options)
     try:
-        if is_deep or is_loaded:
+        if walk.is_deep or walk.is_loaded:
             examination = deepen(examination)
-        if is_loaded:
+        if walk.is_loaded:
             examination = try_load(examination)[1]
     finally:
         examination.close()
     return examination
 
 
-def _answer_one(out: Out, path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
+def _answer_one(out: Out, path: Path, walk: Walk) -> None:
     from apr.gates.document import preflight_document
 
-    examination = _walk(path, options, is_deep, is_loaded)
+    examination = _walked(path, walk)
     document = preflight_document(examination)
     out.document(document.pop("schema"), document)
     verdict = examination.facts.verdict
@@ -152,11 +156,11 @@ class Answer(NamedTuple):
     is_accepted: bool
 
 
-def _answer_many(out: Out, paths: tuple[Path, ...], options: RoadOptions, is_deep: bool, is_loaded: bool) -> None:
+def _answer_many(out: Out, paths: tuple[Path, ...], walk: Walk) -> None:
     worst = ExitCode.DONE
     rows: list[list[object]] = []
-    ask = partial(answer_of, options=options, is_deep=is_deep, is_loaded=is_loaded)
-    with out.progress("preflight", len(paths), "checkpoints") as progress, _workers(paths, is_deep, is_loaded) as work:
+    ask = partial(answer_of, walk=walk)
+    with out.progress("preflight", len(paths), "checkpoints") as progress, _workers(paths, walk) as work:
         for path, answer in zip(paths, work(ask, paths), strict=True):
             worst = worst if answer.is_accepted else ExitCode.REFUSED
             out.document_line(answer.document.pop("schema"), answer.document)
@@ -167,14 +171,14 @@ def _answer_many(out: Out, paths: tuple[Path, ...], options: RoadOptions, is_dee
 
 
 @contextmanager
-def _workers(paths: tuple[Path, ...], is_deep: bool, is_loaded: bool) -> Iterator[Callable[..., Iterable[Answer]]]:
+def _workers(paths: tuple[Path, ...], walk: Walk) -> Iterator[Callable[..., Iterable[Answer]]]:
     """Something that maps in order: over processes where reading headers is the work, else one after the other.
 
     Deep reading uses all cores by itself, and a loaded model the memory.
     """
     from apr.storage.digests import usable_cores
 
-    if is_deep or is_loaded or len(paths) < FEWEST_PATHS_FOR_PROCESSES or usable_cores() == 1:
+    if walk.is_deep or walk.is_loaded or len(paths) < FEWEST_PATHS_FOR_PROCESSES or usable_cores() == 1:
         yield map
         return
     from concurrent.futures import ProcessPoolExecutor
@@ -187,12 +191,12 @@ def _workers(paths: tuple[Path, ...], is_deep: bool, is_loaded: bool) -> Iterato
         yield partial(pool.map, chunksize=8)
 
 
-def answer_of(path: Path, options: RoadOptions, is_deep: bool, is_loaded: bool) -> Answer:
+def answer_of(path: Path, walk: Walk) -> Answer:
     """The answer for one of several paths; what cannot be read is an answer too, so that the others get theirs."""
     from apr.gates.document import SCHEMA, preflight_document
 
     try:
-        examination = _walk(path, options, is_deep, is_loaded)
+        examination = _walked(path, walk)
     except AprError as error:
         document = {"schema": SCHEMA, "path": str(path), "accepted": False, "error": error.to_json()}
         return Answer(document, [path, None, None, None, f"error: {error.what}"], is_accepted=False)

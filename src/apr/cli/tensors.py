@@ -25,9 +25,9 @@ STATISTICS_COLUMNS = ("mean", "std", "min", "max", "nan", "inf", "zero")
 @click.pass_obj
 def command(out: Out, path: Path, with_statistics: bool, pattern: str | None, limit: int) -> None:
     """List the tensors of X (an .apr, a .safetensors, a Hugging Face directory) by name."""
-    from apr.formats.registry import open_checkpoint
+    from apr.formats.registry import open_readable
 
-    with open_checkpoint(path) as checkpoint:
+    with open_readable(path) as checkpoint:
         chosen = [entry for name, entry in sorted(checkpoint.tensors.items()) if _is_wanted(name, pattern)]
         shown = chosen[:limit] if limit else chosen
         rows = [_row(entry) for entry in shown]

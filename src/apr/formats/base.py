@@ -34,6 +34,7 @@ class Format(StrEnum):
     APR2 = "apr2"
     SAFETENSORS = "safetensors"
     HF_DIRECTORY = "hf"
+    PEFT_ADAPTER = "peft"
 
 
 class StampKey(StrEnum):

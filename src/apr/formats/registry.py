@@ -38,6 +38,14 @@ _UNREAD_FORMATS = (
 )
 
 
+def open_readable(path: Path) -> Checkpoint:
+    """As `open_checkpoint`, of a PEFT adapter directory too: for callers that show what is there and load nothing."""
+    from apr.formats.peft.read import is_adapter_directory, read_adapter_directory
+
+    path = Path(path)
+    return read_adapter_directory(path) if is_adapter_directory(path) else open_checkpoint(path)
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`: an APR v2 file, a `.safetensors` file, or a Hugging Face directory.
 
@@ -88,8 +96,11 @@ _EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors file, or a Huggin
 
 def _open_directory(path: Path) -> Checkpoint:
     from apr.formats.hf.read import read_hf_directory
+    from apr.formats.peft.read import is_adapter_directory, no_model_by_itself
 
     try:
+        if is_adapter_directory(path):
+            raise no_model_by_itself(path)
         return read_hf_directory(path)
     except PermissionError as error:
         raise _no_permission(path) from error
