@@ -16,6 +16,8 @@ from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.storage.digests import NOTHING_READ, StoredSums
 from apr.storage.reading import HeldDirectory, SourceFile
 
+TOKENIZER_NOT_FETCHED = "the tokenizer is not fetched over the network; download the model to have it checked"
+
 
 class ChecksumVerifier(Protocol):
     """Holds all bytes of a checkpoint against the sums it carries; `read` spares tensors that were read already."""
@@ -109,7 +111,7 @@ class Checkpoint:
     directory, file name to the `__metadata__` of that weight file, where it has some.
     tokenizer_files: loader of the lossless tokenizer files (name to bytes); empty mapping when none are recorded.
     count_tokenizer_rows: makes `tokenizer_vocabulary_size`, which is read when it is first asked for, as a tokenizer
-    of 150,000 tokens takes longer to parse than all headers.
+    of 150,000 tokens takes longer to parse than all headers. tokenizer_note: why it is not read, where one may be.
     problems: structural contradictions found while reading headers (INV-FILE-INTEGRITY-001).
     The files stay open until `close`, so what was checked is what is loaded, also when the path is replaced.
     directory: held with them when the checkpoint is a directory.
@@ -129,6 +131,7 @@ class Checkpoint:
     recorded: Recorded = NOTHING_RECORDED
     tokenizer_files: Callable[[], Mapping[str, bytes]] = lambda: MappingProxyType({})
     count_tokenizer_rows: Callable[[], int | None] = lambda: None
+    tokenizer_note: str | None = None
     problems: tuple[IntegrityProblem, ...] = ()
     verify_checksums: ChecksumVerifier = nothing_to_verify
     directory: HeldDirectory | None = None
