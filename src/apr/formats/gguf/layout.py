@@ -98,6 +98,7 @@ DTYPE_OF_CODE: dict[int, DType] = {
 
 ARCHITECTURE_KEY = "general.architecture"
 ALIGNMENT_KEY = "general.alignment"
+DATASETS_KEY = "general.datasets"
 LICENSE_KEY = "general.license"
 TOKENS_KEY = "tokenizer.ggml.tokens"
 SPLIT_COUNT_KEY = "split.count"

@@ -24,6 +24,7 @@ from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.storage.reading import SourceFile
 
 MOST_ELEMENTS_READ = 256
+MOST_BYTES_READ = 16 << 10
 
 
 class Metadata(Mapping[str, Any]):
@@ -101,13 +102,8 @@ def parsed_history(text: object) -> list[dict[str, Any]] | None:
 
 
 def _plain(value: Any) -> Any:
-    if (
-        isinstance(value, Array)
-        and value.element_count <= MOST_ELEMENTS_READ
-        and value.size_bytes <= MOST_ELEMENTS_READ * 64
-    ):
-        return value.values()
-    return value
+    is_short = isinstance(value, Array) and value.element_count <= MOST_ELEMENTS_READ
+    return value.values() if is_short and value.size_bytes <= MOST_BYTES_READ else value
 
 
 def _recorded(file: SourceFile, metadata: Mapping[str, Any]) -> tuple[Recorded, list[IntegrityProblem]]:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apr.formats.gguf.layout import ARCHITECTURE_KEY, TOKENS_KEY
+from apr.formats.gguf.layout import (
+    ARCHITECTURE_KEY,
+    DATA_LICENSE_KEY,
+    DATA_SOURCE_KEY,
+    DATASETS_KEY,
+    LICENSE_KEY,
+    TOKENS_KEY,
+)
 from apr.formats.gguf.values import Array
 
 HF_NAMES: dict[str, str] = {
@@ -38,11 +45,26 @@ ROPE_SCALING_NAMES = {
     "rope.scaling.original_context_length": "original_max_position_embeddings",
 }
 
+PROVENANCE_KEYS = {"license": LICENSE_KEY, "data_source": DATA_SOURCE_KEY, "data_license": DATA_LICENSE_KEY}
+"""Field of provenance to its key: of the specification where it has one, else ours."""
+
 
 def architecture_of(metadata: Mapping[str, Any]) -> str | None:
     """The architecture a file names, None when it names none."""
     value = metadata.get(ARCHITECTURE_KEY)
     return value if isinstance(value, str) and value.strip() else None
+
+
+def provenance_text(metadata: Mapping[str, Any], name: str) -> str | None:
+    """What the file says of its `license`, `data_source` or `data_license`, None when it says nothing.
+
+    The list `general.datasets` that converters write counts as a source where none was stamped.
+    """
+    value = metadata.get(PROVENANCE_KEYS[name])
+    datasets = metadata.get(DATASETS_KEY)
+    if value is None and name == "data_source" and isinstance(datasets, list):
+        value = ", ".join(each for each in datasets if isinstance(each, str))
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def typed_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
