@@ -50,6 +50,10 @@ class Pair(NamedTuple):
     offset_bytes: int
     size_bytes: int
 
+    @property
+    def array(self) -> Array | None:
+        return self.value if isinstance(self.value, Array) else None
+
 
 class Header(NamedTuple):
     """pairs: in file order. alignment: of the tensor data, in bytes. problems: what is odd and stops no reader.

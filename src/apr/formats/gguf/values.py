@@ -5,6 +5,7 @@ Arrays stay in the file until they are asked for, as a vocabulary holds hundreds
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
@@ -16,6 +17,7 @@ from apr.storage.reading import SourceFile
 
 LARGEST_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 _FLOATS = frozenset({ValueType.F32, ValueType.F64})
+_INTEGERS = frozenset({ValueType.U32, ValueType.I32, ValueType.U64, ValueType.I64})
 
 
 class Array(Sequence[Any]):
@@ -133,6 +135,13 @@ def shown(value: Any, kind: ValueType) -> Any:
     return float(f"{value:.9g}")
 
 
+def as_read(value: Any, kind: ValueType) -> Any:
+    """`value`, which fits `kind`, as it reads once it was written."""
+    if kind is ValueType.F32:
+        return shown(struct.unpack("<f", struct.pack("<f", value))[0], kind)
+    return float(value) if kind is ValueType.F64 else value
+
+
 def encode(typed: Typed, key: str) -> bytes:
     """Type and value as they stand behind a key; UsageError where the value does not fit the type."""
     if typed.type is not ValueType.ARRAY:
@@ -154,15 +163,15 @@ def encode_text(text: str, key: str) -> bytes:
 
 
 def inferred(value: Any, key: str) -> Typed:
-    """The type a new key gets from its JSON value, as the writers of llama.cpp choose it (u32, f32 where they fit).
+    """The type a new key gets from its JSON value, as the writers of llama.cpp choose it: u32 and f32 where they fit.
 
     Raises UsageError for what GGUF has no form for: null, objects, empty or mixed lists.
     """
     if isinstance(value, (list, tuple)):
         kinds = {_scalar_type(each, key) for each in value}
-        if kinds == {ValueType.U32, ValueType.F32}:
-            kinds = {ValueType.F32}
-        elif len(kinds) > 1 and kinds <= {ValueType.U32, ValueType.I32, ValueType.U64, ValueType.I64}:
+        if len(kinds) > 1 and kinds <= _FLOATS:
+            kinds = {ValueType.F64}
+        elif len(kinds) > 1 and kinds <= _INTEGERS:
             kinds = {ValueType.I64}
         if len(kinds) != 1:
             raise _unfit(key, "a list of values of one type, not empty", value)
@@ -180,7 +189,8 @@ def _scalar_type(value: Any, key: str) -> ValueType:
             raise _unfit(key, "a number of at most 64 bits", value)
         return fitting
     if isinstance(value, float):
-        return ValueType.F32 if value != value or abs(value) <= LARGEST_F32 else ValueType.F64
+        is_short = not math.isfinite(value) or (abs(value) <= LARGEST_F32 and as_read(value, ValueType.F32) == value)
+        return ValueType.F32 if is_short else ValueType.F64
     if isinstance(value, str):
         return ValueType.STRING
     raise _unfit(key, "a text, number, bool, or list of these", value)
