@@ -37,10 +37,12 @@ INSTEAD_OF_SET = {
 
 def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
     """The edit of a GGUF file. Its one identity key is the architecture; the others given are only checked."""
-    refuse_fields(checkpoint, changes, ("tokenizer",), "a GGUF file has its tokenizer in keys of its own")
+    reason, remedy = "a GGUF file has its tokenizer in keys of its own", "set its keys: --set tokenizer.ggml.KEY=JSON"
+    refuse_fields(checkpoint, changes, ("tokenizer",), reason, remedy)
     if changes.architecture is None:
         reason = f"GGUF has one key for it, {ARCHITECTURE_KEY}; {OPTIONS['architecture']} names the same"
-        refuse_fields(checkpoint, changes, ("hf_architecture", "hf_model_type"), reason)
+        remedy = f"add {OPTIONS['architecture']} FAMILY"
+        refuse_fields(checkpoint, changes, ("hf_architecture", "hf_model_type"), reason, remedy)
     _check_settings(checkpoint, changes.settings)
     before = _metadata_of(checkpoint)
     new: dict[str, Any] = {PROVENANCE_KEYS[name]: value for name, value in changes.provenance.items()}
