@@ -38,9 +38,7 @@ MOST_VALUE_CHARACTERS = 100
 )
 @click.option("--in-place", is_flag=True, help="Stamp FILE itself; a link is followed to the file it leads to.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUT when it exists.")
-@click.option(
-    "--architecture", metavar="FAMILY", help="Family slug, as qwen2 (APR metadata, GGUF)."
-)
+@click.option("--architecture", metavar="FAMILY", help="Family slug, as qwen2 (APR metadata, GGUF).")
 @click.option("--hf-architecture", metavar="CLASS", help="Class name, as Qwen2ForCausalLM.")
 @click.option("--hf-model-type", metavar="TYPE", help="Model type of transformers, as qwen2.")
 @click.option("--license", "license_", metavar="SPDX", help="Licence of the weights, an SPDX expression.")
