@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from apr.errors import UsageError
 from apr.identity.atlas import Atlas, load_atlas
-from apr.identity.claim import normalise, read_stamp
+from apr.identity.claim import OTHER_SPELLINGS, normalise, read_stamp
 from apr.stamping.changes import OPTIONS, StampChanges
 
 MOST_SUGGESTIONS = 3
@@ -51,7 +51,7 @@ def gguf_name(architecture: str) -> str:
         return architecture
     word = normalise(architecture)
     spelled = [name for name in sorted(ARCHITECTURES) if normalise(name) == word]
-    meant = [name for name in sorted(ARCHITECTURES) if architecture in {each.model_type for each in read_stamp(name)}]
+    meant = [name for name in sorted(ARCHITECTURES) if architecture in _model_types_of(name)]
     if spelled or len(meant) == 1:
         return (spelled or meant)[0]
     close = ", ".join(meant or nearest(architecture, set(ARCHITECTURES)))
@@ -62,6 +62,10 @@ def gguf_name(architecture: str) -> str:
         found=architecture,
         remedy="give the name that llama.cpp has for it",
     )
+
+
+def _model_types_of(gguf_name: str) -> set[str]:
+    return {each.model_type for each in read_stamp(gguf_name)} | {OTHER_SPELLINGS.get(normalise(gguf_name), "")}
 
 
 def unknown_names(changes: StampChanges) -> tuple[UnknownName, ...]:
