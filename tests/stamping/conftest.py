@@ -83,6 +83,11 @@ def lying_directory(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path
     return directory
 
 
+def force_reason(container: str) -> str | None:
+    """Why a repair may be written, where the names of the tensors are not held against architectures yet."""
+    return "the repair of a planted lie" if container == "gguf" else None
+
+
 @dataclass(frozen=True)
 class Lie:
     """A mislabelled checkpoint at `path`: Qwen2 tensors, stamped Llama."""
@@ -96,8 +101,7 @@ class Lie:
 
     @property
     def force_reason(self) -> str | None:
-        """Why a repair may be written, where the names of the tensors are not held against architectures yet."""
-        return "the repair of a planted lie" if self.container == "gguf" else None
+        return force_reason(self.container)
 
     def output(self) -> Path:
         """A free path for the stamped copy."""
