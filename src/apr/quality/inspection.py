@@ -18,6 +18,7 @@ FORMAT_NAMES = {
     Format.APR2: "APR v2",
     Format.SAFETENSORS: "SafeTensors",
     Format.HF_DIRECTORY: "Hugging Face directory",
+    Format.GGUF: "GGUF",
 }
 FLAGS_SHOWN = ("LZ4_COMPRESSED", "ZSTD_COMPRESSED", "ENCRYPTED", "SIGNED", "SHARDED", "QUANTIZED", "HAS_VOCAB")
 
