@@ -24,7 +24,7 @@ VOCABULARY_ROWS_SHOWN = 40
 @json_option
 @click.pass_obj
 def command(out: Out, path: Path, with_quality: bool, deep: bool, with_vocabulary: bool) -> None:
-    """Show what X is (an .apr, a .safetensors, a Hugging Face directory), from its headers alone.
+    """Show what X is (an .apr, .safetensors or .gguf file, a Hugging Face directory), from its headers alone.
 
     The score never changes the exit code: `apr preflight` and `apr validate` are the commands that refuse.
     """

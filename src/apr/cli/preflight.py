@@ -81,7 +81,7 @@ def command(
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
-    PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths (or a quoted pattern such as
+    PATH is an .apr, .safetensors or .gguf file or a Hugging Face directory. Several paths (or a quoted pattern such as
     'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
     """
     from apr.gates.road import RoadOptions

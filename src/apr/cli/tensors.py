@@ -24,7 +24,7 @@ STATISTICS_COLUMNS = ("mean", "std", "min", "max", "nan", "inf", "zero")
 @json_option
 @click.pass_obj
 def command(out: Out, path: Path, with_statistics: bool, pattern: str | None, limit: int) -> None:
-    """List the tensors of X (an .apr, a .safetensors, a Hugging Face directory) by name."""
+    """List the tensors of X (an .apr, .safetensors or .gguf file, a Hugging Face directory) by name."""
     from apr.formats.registry import open_checkpoint
 
     with open_checkpoint(path) as checkpoint:

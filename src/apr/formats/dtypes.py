@@ -118,6 +118,9 @@ ENCODINGS: dict[DType, Encoding] = {
     DType.Q1_0: Encoding(128, 18, is_quantized=True),
 }
 
+NOT_DECODED = frozenset({DType.Q8_1, DType.Q8_K, DType.Q1_0})
+"""Block types whose values nothing here turns into numbers: `gguf` has no code for them."""
+
 
 def stored_size_bytes(dtype: DType, element_count: int) -> int:
     """Bytes that `element_count` elements of `dtype` take on disk, without padding; 0 elements take 0 bytes."""

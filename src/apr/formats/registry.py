@@ -12,14 +12,10 @@ from apr.formats.safetensors.header import looks_like_safetensors
 from apr.storage.reading import SourceFile
 
 _START_BYTES = 64
+_GGUF_MAGIC = b"GGUF"
 
 # Files people have that are not read: first bytes, what it is, the way out.
 _UNREAD_FORMATS = (
-    (
-        b"GGUF",
-        "a GGUF file, which is not read yet",
-        "name the model it was made from: its Hugging Face directory or .apr file",
-    ),
     (
         b"PK\x03\x04",
         "a PyTorch archive; it holds Python pickles, which can run code when they are read, so it is not read",
@@ -39,7 +35,7 @@ _UNREAD_FORMATS = (
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`: an APR v2 file, a `.safetensors` file, or a Hugging Face directory.
+    """The checkpoint at `path`: an APR v2 file, a `.safetensors` or `.gguf` file, or a Hugging Face directory.
 
     Only headers are read. Raises NotFoundError when nothing is there, DamagedFileError for a file of no known format
     or one that contradicts itself, InputOutputError when the operating system refuses.
@@ -64,6 +60,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         from apr.formats.apr2.read import read_apr2
 
         return read_apr2(path)
+    if start.startswith(_GGUF_MAGIC):
+        from apr.formats.gguf.read import read_gguf
+
+        return read_gguf(path)
     for magic, what, remedy in _UNREAD_FORMATS:
         if start.startswith(magic):
             found = repr(start[:16])
@@ -83,7 +83,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-_EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors file, or a Hugging Face directory"
+_EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors or .gguf file, or a Hugging Face directory"
 
 
 def _open_directory(path: Path) -> Checkpoint:
