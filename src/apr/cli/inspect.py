@@ -27,7 +27,7 @@ VOCABULARY_ROWS_SHOWN = 40
 def command(
     out: Out, path: Path | str, with_quality: bool, deep: bool, with_vocabulary: bool, allows_plain_http: bool
 ) -> None:
-    """Show what X is (an .apr, a .safetensors, a Hugging Face directory, a PEFT adapter), from its headers alone.
+    """Show what X is (an .apr, .safetensors or .gguf file, a Hugging Face directory, a PEFT adapter), headers alone.
 
     X may be the address of one (hf://org/name, https://...): then only headers and configs are fetched. The score
     never changes the exit code: `apr preflight` and `apr validate` are the commands that refuse.

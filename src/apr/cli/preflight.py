@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
-    PATH is an .apr file, a .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. Several
+    PATH is an .apr, .safetensors or .gguf file, a Hugging Face directory, or a directory with a PEFT adapter. Several
     paths (or a quoted pattern such as 'fleet/*') are read on all cores and give one line each in the order given, with
     --json one document a line.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
 from apr.convert.metering import Meter, Report
 from apr.convert.probing import probe_of
 from apr.convert.proof import check_written, intact_tensors
@@ -97,6 +97,7 @@ def import_checkpoint(
     output = default_output(source) if output is None else Path(output)
     check_output(source, output, force=force)
     with open_checkpoint(source) as opened:
+        check_convertible(opened)
         checkpoint = opened if config_path is None else _with_config(opened, config_path)
         options = RoadOptions(
             allowed_gates=allowed_gates or {},

@@ -37,6 +37,7 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     HF_DIRECTORY = "hf"
     PEFT_ADAPTER = "peft"
+    GGUF = "gguf"
 
 
 class StampKey(StrEnum):
@@ -47,6 +48,7 @@ class StampKey(StrEnum):
     APR_HF_MODEL_TYPE = "hf_model_type"
     CONFIG_ARCHITECTURES = "architectures[0]"
     CONFIG_MODEL_TYPE = "model_type"
+    GGUF_ARCHITECTURE = "general.architecture"
 
 
 class Stamp(NamedTuple):
@@ -105,10 +107,10 @@ class Checkpoint:
     """A checkpoint opened for reading: facts from headers, and the open files its tensors are read from.
 
     config: the full recorded Hugging Face config (`config.json`, or the one embedded in an `.apr`), None when the
-    file records none. `config_place` names it to the user. typed: the dimensions and constants of APR metadata
-    under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
-    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`), as read. weight_metadata: of a
-    directory, file name to the `__metadata__` of that weight file, where it has some.
+    file records none. `config_place` names it to the user. typed: the dimensions and constants of APR metadata or GGUF
+    keys under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
+    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`, GGUF keys), as read. weight_metadata:
+    of a directory, file name to the `__metadata__` of that weight file, where it has some.
     tokenizer_files: loader of the lossless tokenizer files (name to bytes); empty mapping when none are recorded.
     count_tokenizer_rows: makes `tokenizer_vocabulary_size`, which is read when it is first asked for, as a tokenizer
     of 150,000 tokens takes longer to parse than all headers. tokenizer_note: why it is not read, where one may be.

@@ -19,6 +19,7 @@ FORMAT_NAMES = {
     Format.SAFETENSORS: "SafeTensors",
     Format.HF_DIRECTORY: "Hugging Face directory",
     Format.PEFT_ADAPTER: "PEFT adapter",
+    Format.GGUF: "GGUF",
 }
 FLAGS_SHOWN = ("LZ4_COMPRESSED", "ZSTD_COMPRESSED", "ENCRYPTED", "SIGNED", "SHARDED", "QUANTIZED", "HAS_VOCAB")
 
