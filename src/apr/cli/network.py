@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ class Network:
         address, traffic = self.address(text), Traffic()
         examination = examine(
             address.path,
-            replace(options, download=address.download),
+            options._replace(download=address.download),
             opening=lambda _path: open_address(address, self.client, traffic),
         )
         examination.close()
@@ -99,9 +98,9 @@ def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, boo
 def opened(source: Path | str, allows_plain_http: bool) -> Iterator[tuple[Checkpoint, Traffic | None]]:
     """The open checkpoint at a local path, or at an address with what reading it has cost."""
     if isinstance(source, Path):
-        from apr.formats.registry import open_checkpoint
+        from apr.formats.registry import open_readable
 
-        with open_checkpoint(source) as checkpoint:
+        with open_readable(source) as checkpoint:
             yield checkpoint, None
         return
     from apr.formats.registry import open_address

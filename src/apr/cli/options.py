@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from apr.cli.out import Mode, Out
+from apr.errors import UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -74,3 +75,43 @@ def json_option(function: Decorated) -> Decorated:
         help="Answer with one JSON document.",
     )
     return option(function)
+
+
+def force_option(function: Decorated) -> Decorated:
+    """Add `-f`, `--force`: replace the output when it exists."""
+    return click.option("-f", "--force", is_flag=True, help="Replace the output when it exists.")(function)
+
+
+def allow_gate_option(recorded_in: str = "") -> Callable[[Decorated], Decorated]:
+    """Add `--allow-gate ID=REASON`, repeatable, as `allowed_gates`. recorded_in: where the reason goes."""
+    return click.option(
+        "--allow-gate",
+        "allowed_gates",
+        multiple=True,
+        metavar="ID=REASON",
+        help=f"Let one gate's refusal pass, with a reason that is recorded{recorded_in}.",
+    )
+
+
+def allow_options(function: Decorated) -> Decorated:
+    """Add `--allow TENSOR=REASON` and `--allow-gate ID=REASON`, both repeatable."""
+    return click.option(
+        "--allow",
+        "allowed_tensors",
+        multiple=True,
+        metavar="TENSOR=REASON",
+        help="Accept one unfilled or unused tensor, with a reason that is recorded.",
+    )(allow_gate_option()(function))
+
+
+def parse_reasons(entries: Iterable[str], option: str) -> dict[str, str]:
+    """`NAME=REASON` entries as a mapping; UsageError when one has no reason."""
+    reasons = {}
+    for entry in entries:
+        name, separator, reason = entry.partition("=")
+        if not (name and separator and reason.strip()):
+            raise UsageError(
+                f"{option} needs a name and a reason", expected=f"{option} NAME=REASON", found=f"{option} {entry}"
+            )
+        reasons[name] = reason.strip()
+    return reasons

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from apr.cli.options import PATH, SOURCE, json_option, plain_http_option
+from apr.cli.options import PATH, SOURCE, allow_options, json_option, parse_reasons, plain_http_option
 from apr.cli.out import Out
 from apr.errors import AprError, ExitCode, UsageError
 
@@ -29,37 +29,6 @@ FEWEST_PATHS_FOR_PROCESSES = 8
 ADDRESSES_AT_A_TIME = 8
 
 
-def parse_reasons(entries: Iterable[str], option: str) -> dict[str, str]:
-    """`NAME=REASON` entries as a mapping; UsageError when one has no reason."""
-    reasons = {}
-    for entry in entries:
-        name, separator, reason = entry.partition("=")
-        if not (name and separator and reason.strip()):
-            raise UsageError(
-                f"{option} needs a name and a reason", expected=f"{option} NAME=REASON", found=f"{option} {entry}"
-            )
-        reasons[name] = reason.strip()
-    return reasons
-
-
-def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--allow TENSOR=REASON` and `--allow-gate ID=REASON`, both repeatable."""
-    function = click.option(
-        "--allow-gate",
-        "allowed_gates",
-        multiple=True,
-        metavar="ID=REASON",
-        help="Let one gate's refusal pass, with a reason that is recorded.",
-    )(function)
-    return click.option(
-        "--allow",
-        "allowed_tensors",
-        multiple=True,
-        metavar="TENSOR=REASON",
-        help="Accept one unfilled or unused tensor, with a reason that is recorded.",
-    )(function)
-
-
 @click.command("preflight")
 @click.argument("paths", type=SOURCE, metavar="PATH...", nargs=-1, required=True)
 @click.option("--deep", "is_deep", is_flag=True, help="Read every byte: checksums, digests, values (no torch).")
@@ -71,6 +40,8 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
+@click.option("--base", type=PATH, metavar="PATH", help="Of a PEFT adapter: the base model (default: as it names it).")
+@click.option("--fresh-adapter", "is_fresh", is_flag=True, help="Of a PEFT adapter: it is untrained on purpose.")
 @allow_options
 @plain_http_option
 @json_option
@@ -82,14 +53,17 @@ def command(
     is_loaded: bool,
     load_as: str | None,
     tokenizer: Path | None,
+    base: Path | None,
+    is_fresh: bool,
     allowed_tensors: tuple[str, ...],
     allowed_gates: tuple[str, ...],
     allows_plain_http: bool,
 ) -> None:
     """Would a run that starts from PATH start from the weights it names? Exit 0 accepted, 5 refused.
 
-    PATH is an .apr file, a .safetensors file or a Hugging Face directory. Several paths (or a quoted pattern such as
-    'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
+    PATH is an .apr, .safetensors or .gguf file, a Hugging Face directory, or a directory with a PEFT adapter. Several
+    paths (or a quoted pattern such as 'fleet/*') are read on all cores and give one line each in the order given, with
+    --json one document a line.
 
     PATH may be the address of one on another machine (hf://org/name, hf://org/name@revision, https://...): then only
     headers and configs are fetched, kilobytes a model. Environment: HF_ENDPOINT, HF_TOKEN.
@@ -105,7 +79,7 @@ def command(
     )
     found = expand_patterns(paths)
     with _network_for(found, {"--deep": is_deep, "--load": is_loaded}, allows_plain_http) as network:
-        walk = Walk(options, is_deep, is_loaded, network)
+        walk = Walk(options, is_deep, is_loaded, base, is_fresh, network)
         if len(found) == 1:
             _answer_one(out, found[0], walk)
         else:
@@ -151,21 +125,44 @@ def _network_for(
 
 
 class Walk(NamedTuple):
-    """How every path of one command is walked. network: where addresses are read, None when none is named."""
+    """How every path of one command is walked. base, is_fresh: of the PEFT adapters among them. network: where
+    addresses are read, None when none is named."""
 
     options: RoadOptions
     is_deep: bool = False
     is_loaded: bool = False
+    base: Path | None = None
+    is_fresh: bool = False
     network: Network | None = None
 
 
-def _examined(source: Path | str, walk: Walk) -> tuple[Examination, Traffic | None]:
-    from apr.gates.road import deepen, examine, try_load
+def _walked(source: Path | str, walk: Walk) -> tuple[Examination, Traffic | None]:
+    """The examination of one path or address; of an address with what reading it cost."""
+    from apr.formats.peft.read import is_adapter_directory
 
+    if isinstance(source, Path) and is_adapter_directory(source):
+        from apr.gates.adapters.road import AdapterOptions, examine_adapter
+
+        adapter = AdapterOptions(base=walk.base, is_fresh=walk.is_fresh, fresh_words="--fresh-adapter")
+        return examine_adapter(source, walk.options, adapter, partial(_walked_model, walk=walk)), None
+    if walk.base is not None or walk.is_fresh:
+        raise UsageError(
+            "--base and --fresh-adapter are for PEFT adapters",
+            where=str(source),
+            expected="a directory with adapter_config.json and no model of its own",
+            found="another path",
+            remedy="leave them out",
+        )
     if isinstance(source, str):
         assert walk.network is not None
         return walk.network.examine(source, walk.options)
-    examination = examine(source, walk.options)
+    return _walked_model(source, walk.options, walk), None
+
+
+def _walked_model(path: Path, options: RoadOptions, walk: Walk) -> Examination:
+    from apr.gates.road import deepen, examine, try_load
+
+    examination = examine(path, options)
     try:
         if walk.is_deep or walk.is_loaded:
             examination = deepen(examination)
@@ -173,7 +170,7 @@ def _examined(source: Path | str, walk: Walk) -> tuple[Examination, Traffic | No
             examination = try_load(examination)[1]
     finally:
         examination.close()
-    return examination, None
+    return examination
 
 
 def _document(source: Path | str, examination: Examination, traffic: Traffic | None) -> dict[str, Any]:
@@ -186,7 +183,7 @@ def _document(source: Path | str, examination: Examination, traffic: Traffic | N
 
 
 def _answer_one(out: Out, path: Path | str, walk: Walk) -> None:
-    examination, traffic = _examined(path, walk)
+    examination, traffic = _walked(path, walk)
     document = _document(path, examination, traffic)
     out.document(document.pop("schema"), document)
     verdict = examination.facts.verdict
@@ -263,7 +260,7 @@ def _workers(count: int, walk: Walk) -> Iterator[Callable[..., Iterable[Answer]]
 def answer_of(path: Path | str, walk: Walk) -> Answer:
     """The answer for one of several paths; what cannot be read is an answer too, so that the others get theirs."""
     try:
-        examination, traffic = _examined(path, walk)
+        examination, traffic = _walked(path, walk)
     except AprError as error:
         from apr.gates.document import SCHEMA
 

@@ -27,7 +27,7 @@ STATISTICS_COLUMNS = ("mean", "std", "min", "max", "nan", "inf", "zero")
 def command(
     out: Out, path: Path | str, with_statistics: bool, pattern: str | None, limit: int, allows_plain_http: bool
 ) -> None:
-    """List the tensors of X (an .apr, a .safetensors, a Hugging Face directory) by name.
+    """List the tensors of X (an .apr, .safetensors or .gguf file, a Hugging Face directory) by name.
 
     X may be the address of one (hf://org/name, https://...): then only headers are fetched.
     """

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
     from apr.storage.remote.traffic import Traffic
 
 _START_BYTES = 64
+_GGUF_MAGIC = b"GGUF"
 
 # Files people have that are not read: first bytes, what it is, the way out.
 _UNREAD_FORMATS = (
-    (
-        b"GGUF",
-        "a GGUF file, which is not read yet",
-        "name the model it was made from: its Hugging Face directory or .apr file",
-    ),
     (
         b"PK\x03\x04",
         "a PyTorch archive; it holds Python pickles, which can run code when they are read, so it is not read",
@@ -45,8 +41,16 @@ _UNREAD_FORMATS = (
 )
 
 
+def open_readable(path: Path) -> Checkpoint:
+    """As `open_checkpoint`, of a PEFT adapter directory too: for callers that show what is there and load nothing."""
+    from apr.formats.peft.read import is_adapter_directory, read_adapter_directory
+
+    path = Path(path)
+    return read_adapter_directory(path) if is_adapter_directory(path) else open_checkpoint(path)
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`: an APR v2 file, a `.safetensors` file, or a Hugging Face directory.
+    """The checkpoint at `path`: an APR v2 file, a `.safetensors` or `.gguf` file, or a Hugging Face directory.
 
     Only headers are read. Raises NotFoundError when nothing is there, DamagedFileError for a file of no known format
     or one that contradicts itself, InputOutputError when the operating system refuses.
@@ -100,6 +104,10 @@ def _reader_of(file: SourceFile) -> Callable[[SourceFile], Checkpoint]:
         from apr.formats.apr2.read import apr2_in
 
         return apr2_in
+    if start.startswith(_GGUF_MAGIC):
+        from apr.formats.gguf.read import gguf_in
+
+        return gguf_in
     for magic, what, remedy in _UNREAD_FORMATS:
         if start.startswith(magic):
             found = repr(start[:16])
@@ -119,13 +127,16 @@ def _reader_of(file: SourceFile) -> Callable[[SourceFile], Checkpoint]:
     )
 
 
-_EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors file, or a Hugging Face directory"
+_EXPECTED = f"an APR v2 file (magic {MAGIC!r}), a .safetensors or .gguf file, or a Hugging Face directory"
 
 
 def _open_directory(path: Path) -> Checkpoint:
     from apr.formats.hf.read import read_hf_directory
+    from apr.formats.peft.read import is_adapter_directory, no_model_by_itself
 
     try:
+        if is_adapter_directory(path):
+            raise no_model_by_itself(path)
         return read_hf_directory(path)
     except PermissionError as error:
         raise _no_permission(path) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from apr.errors import UsageError
 from apr.gates.facts import Gate, InitFacts, Stage
@@ -32,7 +31,7 @@ def _spoken(gate: Gate, facts: InitFacts) -> Iterator[Finding]:
     for finding in gate.check(facts):
         remedy, download = finding.remedy, facts.download
         if download is not None and remedy is not None and _names(remedy, str(download.local)):
-            yield replace(finding, remedy=f"{download.command}\n{remedy}")
+            yield finding._replace(remedy=f"{download.command}\n{remedy}")
         else:
             yield finding
 
@@ -61,4 +60,4 @@ def _overridden(finding: Finding, allowed_gates: Mapping[str, str]) -> Finding:
     if reason is None or finding.status is not Status.REFUSE:
         return finding
     message = f"let through by the user ({reason}); would have refused: {finding.message}"
-    return replace(finding, status=Status.UNCHECKED, message=message)
+    return finding._replace(status=Status.UNCHECKED, message=message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from apr.gates.facts import InitFacts
@@ -24,6 +24,11 @@ def folded(names: tuple[str, ...]) -> str:
     if len(groups) > MOST_NAMES_SHOWN:
         shown.append(f"and {len(groups) - MOST_NAMES_SHOWN} more groups")
     return ", ".join(shown)
+
+
+def settings(names: Iterable[str], values: Mapping[str, object]) -> str:
+    """`name = value; ...` for the fields of a config that are talked about; None for one that is not there."""
+    return "; ".join(f"{name} = {values.get(name)!r}" for name in names)
 
 
 def account(plan: LoadPlan) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError
-from apr.storage.journal import journal_of_directory, journal_of_file
+from apr.storage.journal import aside_of, journal_of_directory, journal_of_file
 from apr.storage.locking import lock_shared
 
 _KINDS = {
@@ -85,7 +85,7 @@ class SourceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = _open_regular(path)
+        self._descriptor = _open_settled(path)
         if not is_held(path):
             try:
                 lock_shared(self._descriptor, path)
@@ -243,6 +243,17 @@ class HeldDirectory:
 
 def _open_directory(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_settled(path: Path) -> int:
+    """As `_open_regular`; a file that an interrupted stamp left without its name gets it back first."""
+    try:
+        return _open_regular(path)
+    except NotFoundError:
+        if os.path.lexists(path) or is_held(path) or not os.path.lexists(aside_of(Path(os.path.abspath(path)))):
+            raise
+    settle(path)
+    return _open_regular(path)
 
 
 def _open_regular(path: Path) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import DamagedFileError, NotFoundError
 from apr.formats.base import IntegrityProblem, TensorEntry
@@ -44,8 +44,7 @@ _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(NamedTuple):
     """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in.
 
     metadata: file name to the texts of its `__metadata__`, for files that have some.
@@ -217,7 +216,7 @@ def _unlisted_numbers(listed: list[str]) -> Iterator[str]:
     sane = (count for count in counts if len(count) < 8 and int(count) <= _MOST_SHARDS)
     numbers = ((count, number + 1) for count in sane for number in range(int(count)))
     names = (f"model-{number:0{len(count)}}-of-{count}.safetensors" for count, number in numbers)
-    yield from (name for name in names if name not in known)
+    yield from islice((name for name in names if name not in known), _MOST_SHARDS)
 
 
 def _total_size_problems(
