@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from apr.errors import AprError, RefusedError
-from apr.formats.base import Stamp
+from apr.formats.base import Format, Stamp
 from apr.gates.finding import Finding, Status
 from apr.identity.types import Architecture, Claim, Evidence, Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
@@ -49,7 +49,7 @@ def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reas
         finding = _conflict_finding(conflicts)
         raise _refused(finding.message, TRUTH_ID, edit, (finding,))
     agree = Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")
-    truth = _truth_finding(verdict, changes, recipe)
+    truth = _truth_finding(edit, verdict, changes, recipe)
     if truth.status is not Status.REFUSE:
         return TruthCheck(verdict, (agree, truth), is_forced=False)
     if force_reason is None:
@@ -100,15 +100,15 @@ def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
     )
 
 
-def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
+def _truth_finding(edit: Edit, verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
     claim, evidence = verdict.claim, verdict.evidence
-    unknown = _unknown_names(changes)
+    unknown = _unknown_names(changes, edit.before.format)
     if unknown:
         return Finding(
             TRUTH_ID,
             Status.REFUSE,
             "a stamp names no architecture that is known",
-            expected="names of the atlas, spelled as transformers spells them",
+            expected=f"names of the atlas, spelled as {_speller(edit.before.format)} spells them",
             found="; ".join(str(each) for each in unknown),
             remedy=_remedy(evidence, recipe),
         )
@@ -129,12 +129,16 @@ def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> F
     return _contradiction(verdict, recipe)
 
 
-def _unknown_names(changes: StampChanges) -> tuple[object, ...]:
+def _unknown_names(changes: StampChanges, format_: Format) -> tuple[object, ...]:
     if not changes.identity:
         return ()
     from apr.stamping.names import unknown_names
 
-    return unknown_names(changes)
+    return unknown_names(changes, format_)
+
+
+def _speller(format_: Format) -> str:
+    return "llama.cpp" if format_ is Format.GGUF else "transformers"
 
 
 def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:
