@@ -9,6 +9,8 @@ from typing import NamedTuple
 from apr.errors import UsageError
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.claim import normalise, read_stamp
+from apr.identity.gguf_evidence import read_gguf_stamp
+from apr.identity.types import Kind
 from apr.stamping.changes import OPTIONS, StampChanges
 
 MOST_SUGGESTIONS = 3
@@ -47,13 +49,11 @@ def gguf_name(architecture: str) -> str:
     """The name GGUF has for the family `architecture`, as `qwen2moe` for `qwen2_moe`; UsageError where it has none."""
     from apr.formats.gguf.architectures import ARCHITECTURES
 
-    if architecture in ARCHITECTURES:
-        return architecture
-    word = normalise(architecture)
-    spelled = [name for name in sorted(ARCHITECTURES) if normalise(name) == word]
-    meant = [name for name in sorted(ARCHITECTURES) if architecture in {each.model_type for each in read_stamp(name)}]
-    if spelled or len(meant) == 1:
-        return (spelled or meant)[0]
+    meanings = read_gguf_stamp(normalise(architecture))
+    decoders = [each for each in meanings if each.kind is Kind.DECODER]
+    meant = [each.model_type for each in (decoders if len(decoders) == 1 else meanings)]
+    if len(meant) == 1:
+        return meant[0]
     close = ", ".join(meant or nearest(architecture, set(ARCHITECTURES)))
     raise UsageError(
         "GGUF has no name for this architecture",
@@ -61,6 +61,17 @@ def gguf_name(architecture: str) -> str:
         expected="a value of general.architecture that llama.cpp knows" + (f"; nearest: {close}" if close else ""),
         found=architecture,
         remedy="give the name that llama.cpp has for it",
+    )
+
+
+def unknown_gguf_names(changes: StampChanges) -> tuple[UnknownName, ...]:
+    """The identity stamps in `changes` that mean no GGUF architecture, in its own name or in Hugging Face's."""
+    from apr.formats.gguf.architectures import ARCHITECTURES
+
+    return tuple(
+        UnknownName(OPTIONS[name], value, nearest(value, set(ARCHITECTURES)))
+        for name, value in changes.identity.items()
+        if not read_gguf_stamp(normalise(value))
     )
 
 

@@ -166,13 +166,12 @@ def _stamp(order: _Order) -> StampResult:
 
 
 def _with_family_slug(order: _Order, format_: Format) -> _Order:
-    if order.changes.architecture is None:
-        return order
+    if order.changes.architecture is None or format_ is Format.GGUF:
+        return order  # GGUF has names of its own, which the editor looks up.
     from apr.stamping.names import with_family_slug
 
     changes, notes = with_family_slug(order.changes)
-    # GGUF has names of its own, which the editor looks up.
-    return order._replace(changes=changes, notes=() if format_ is Format.GGUF else notes)
+    return order._replace(changes=changes, notes=notes)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
