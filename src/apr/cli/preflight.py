@@ -207,7 +207,7 @@ def _row(examination: Examination) -> list[object]:
     return [
         facts.path,
         facts.checkpoint.format.value if facts.checkpoint is not None else None,
-        claimed.class_name if claimed is not None else None,
+        claimed.short_name if claimed is not None else None,
         facts.verdict.kind.value if facts.verdict is not None else None,
         "accepted" if examination.is_accepted else f"refused: {ids[0]}{more}",
     ]

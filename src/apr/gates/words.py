@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 from apr.identity.verdict import stamp_recipe
 from apr.identity.wrappers import WRAPPER_PARTS
 from apr.loading.ledger import LoadPlan
@@ -58,6 +58,8 @@ def uniform_guess(facts: InitFacts) -> str:
 def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     """The two lines that repair a false stamp and start again."""
     repaired = repaired_path(facts.path, architecture)
+    if architecture.naming is Naming.GGUF:
+        return f"{stamp_recipe(facts.path, architecture, repaired)}\napr preflight {shlex.quote(str(repaired))}"
     retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
     return f"{stamp_recipe(facts.path, architecture, repaired)}\n{retry}"
 

@@ -90,9 +90,7 @@ def _one_value(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else None
 
 
-def _accounts(
-    checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], draft: Draft
-) -> tuple[Account, Account]:
+def _accounts(checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], draft: Draft) -> tuple[Account, Account]:
     """The account of the file by its tensors alone, and with what is stated; contradictions become conflicts."""
     names = gguf_names(checkpoint)
     shown = match_gguf(entry, names)

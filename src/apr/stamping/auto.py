@@ -9,7 +9,7 @@ from typing import NamedTuple
 from apr.errors import RefusedError
 from apr.formats.base import Checkpoint, Format
 from apr.identity.claim import normalise, read_stamp
-from apr.identity.types import Architecture, Claim
+from apr.identity.types import Architecture, Claim, Naming
 from apr.identity.verdict import give_verdict
 from apr.stamping.truth import TRUTH_ID
 
@@ -47,12 +47,11 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
     if not candidates:
         return ShownIdentity({}, ("no known architecture explains the tensors",), is_settled=False)
     claimed = [each for each in candidates if each == verdict.claim.architecture]
-    named = _named(checkpoint, candidates, given)
-    chosen = named or claimed or _standing(verdict.claim, candidates) or candidates
+    chosen = _named(candidates, given) or claimed or _standing(verdict.claim, candidates) or candidates
     notes = []
     if len(chosen) < len(candidates):
         others = ", ".join(str(each) for each in candidates if each not in chosen)
-        by = "the stamps given choose" if named else "the stamps that stand were kept"
+        by = "the stamps given choose" if _named(candidates, given) else "the stamps that stand were kept"
         notes.append(f"the tensors fit {others} as well; {by}")
     types = list(dict.fromkeys(each.model_type for each in chosen))
     classes = list(dict.fromkeys(each.class_name for each in chosen))
@@ -69,17 +68,15 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
     return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps))
 
 
-def _named(checkpoint: Checkpoint, candidates: Sequence[Architecture], given: Mapping[str, str]) -> list[Architecture]:
+def _named(candidates: Sequence[Architecture], given: Mapping[str, str]) -> list[Architecture]:
     """The candidates that every given stamp can mean."""
     if not given:
         return []
-    meanings = [_meanings(checkpoint, value) for value in given.values()]
-    return [each for each in candidates if all(each in row for row in meanings)]
+    read = _read_gguf if candidates[0].naming is Naming.GGUF else read_stamp
+    return [each for each in candidates if all(each in read(value) for value in given.values())]
 
 
-def _meanings(checkpoint: Checkpoint, value: str) -> tuple[Architecture, ...]:
-    if checkpoint.format is not Format.GGUF:
-        return read_stamp(value)
+def _read_gguf(value: str) -> tuple[Architecture, ...]:
     from apr.identity.gguf_evidence import read_gguf_stamp
 
     return read_gguf_stamp(normalise(value))

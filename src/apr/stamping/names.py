@@ -9,6 +9,7 @@ from typing import NamedTuple
 from apr.formats.base import Format
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.claim import normalise, read_stamp
+from apr.identity.types import Architecture, Kind
 from apr.stamping.changes import OPTIONS, StampChanges
 
 MOST_SUGGESTIONS = 3
@@ -47,27 +48,39 @@ def with_family_slug(changes: StampChanges, format_: Format) -> tuple[StampChang
 
 def _with_gguf_name(changes: StampChanges) -> tuple[StampChanges, tuple[str, ...]]:
     """`changes` with the family under GGUF's own name, as `qwen2moe` for `qwen2_moe`."""
+    given = str(changes.architecture)
+    meanings = _gguf_meanings(given)
+    decoders = [each for each in meanings if each.kind is Kind.DECODER]
+    names = [each.model_type for each in (decoders if len(decoders) == 1 else meanings)]
+    if len(names) != 1 or names[0] == given:
+        return changes, ()
+    note = f"`general.architecture` is written as {names[0]!r}, since that is GGUF's name for it; {given!r} was given"
+    return replace(changes, architecture=names[0]), (note,)
+
+
+def unknown_gguf_names(changes: StampChanges) -> tuple[UnknownName, ...]:
+    """The identity stamps in `changes` that mean no GGUF architecture, in its own name or in Hugging Face's."""
+    from apr.identity.gguf_atlas import load_gguf_atlas
+
+    names = {architecture.model_type for architecture in load_gguf_atlas().architectures}
+    return tuple(
+        UnknownName(OPTIONS[name], value, nearest(value, names))
+        for name, value in changes.identity.items()
+        if (value not in names if name == "architecture" else not _gguf_meanings(value))
+    )
+
+
+def _gguf_meanings(value: str) -> tuple[Architecture, ...]:
     from apr.identity.gguf_evidence import read_gguf_stamp
 
-    given = str(changes.architecture)
-    meanings = read_gguf_stamp(normalise(given))
-    if not meanings or meanings[0].model_type == given:
-        return changes, ()
-    name = meanings[0].model_type
-    note = f"`general.architecture` is written as {name!r}, since that is GGUF's name for it; {given!r} was given"
-    return replace(changes, architecture=name), (note,)
+    return read_gguf_stamp(normalise(value))
 
 
-def unknown_names(changes: StampChanges, format_: Format) -> tuple[UnknownName, ...]:
-    """The identity stamps in `changes` that are not spelled as an architecture of the atlas is, or of GGUF's."""
+def unknown_names(changes: StampChanges) -> tuple[UnknownName, ...]:
+    """The identity stamps in `changes` that are not spelled as an architecture of the atlas is."""
     atlas = load_atlas()
     found = []
     for name, value in changes.identity.items():
-        if name == "architecture" and format_ is Format.GGUF:
-            names = _gguf_names()
-            if value not in names:
-                found.append(UnknownName(OPTIONS[name], value, nearest(value, names)))
-            continue
         is_class = name == "hf_architecture"
         if not (atlas.find_class(value) if is_class else atlas.find_model_type(value)):
             names = _class_names(atlas) if is_class else _model_types(atlas)
@@ -80,12 +93,6 @@ def nearest(text: str, names: set[str]) -> tuple[str, ...]:
     folded = {normalise(name): name for name in sorted(names)}
     close = difflib.get_close_matches(normalise(text), folded, n=MOST_SUGGESTIONS, cutoff=0.5)
     return tuple(folded[each] for each in close)
-
-
-def _gguf_names() -> set[str]:
-    from apr.identity.gguf_atlas import load_gguf_atlas
-
-    return {architecture.model_type for architecture in load_gguf_atlas().architectures}
 
 
 def _class_names(atlas: Atlas) -> set[str]:

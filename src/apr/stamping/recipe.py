@@ -23,7 +23,7 @@ def recipe_for(source: Path, destination: Destination, changes: StampChanges) ->
 
     def recipe(architecture: Architecture) -> str:
         identity = {"architecture": architecture.model_type}
-        if architecture.naming is not Naming.GGUF:
+        if architecture.naming is Naming.HUGGING_FACE:
             identity |= {"hf_architecture": architecture.class_name, "hf_model_type": architecture.model_type}
         words = ["apr", "stamp", str(source)]
         for name, value in identity.items():
