@@ -103,6 +103,12 @@ def gguf_facts(slug: str) -> GgufFacts:
     return GgufFacts(tuple(facts["keys"]), facts["rope"], counterparts)
 
 
+def hugging_face_names(slug: str) -> tuple[str, ...]:
+    """What the architecture `slug` is made from, as `Qwen2ForCausalLM`, or a model type where no class is named."""
+    known = [each for each in gguf_facts(slug).counterparts if each.model_type is not None]
+    return tuple(dict.fromkeys(str(each.class_name or each.model_type) for each in known))
+
+
 @lru_cache(maxsize=1)
 def slugs_by_counterpart() -> Mapping[str, tuple[str, ...]]:
     """Class name or model type of Hugging Face to the GGUF architectures made from it."""
