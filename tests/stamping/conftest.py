@@ -18,10 +18,11 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of, tensor_digests
 from apr.loading.tokenizer import tokenizer_output_hash
 from apr.stamping.changes import StampChanges
+from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
 
-CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors")
+CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors", "gguf")
 QWEN2 = StampChanges(architecture="qwen2", hf_architecture="Qwen2ForCausalLM", hf_model_type="qwen2")
 LLAMA = StampChanges(architecture="llama", hf_architecture="LlamaForCausalLM", hf_model_type="llama")
 LLAMA_FIELDS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
@@ -93,6 +94,13 @@ class Lie:
     def repair(self) -> StampChanges:
         return QWEN2
 
+    @property
+    def class_names(self) -> dict[str, str]:
+        """How messages name the two architectures; GGUF knows no classes."""
+        is_gguf = self.container == "gguf"
+        classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+        return {name: f"{name} ({'GGUF' if is_gguf else class_name})" for name, class_name in classes.items()}
+
     def output(self) -> Path:
         """A free path for the stamped copy."""
         return self.path.with_name(f"repaired{self.path.suffix}")
@@ -110,6 +118,7 @@ def lies(tmp_path_factory: pytest.TempPathFactory, lying_directory: Path) -> dic
         "apr-typed-only": folder / "typed.apr",
         "hf": lying_directory,
         "safetensors": folder / "lie.safetensors",
+        "gguf": write_gguf(lying_directory, folder / "lie.gguf", "llama", "Q8_0"),
     }
 
 

@@ -39,6 +39,9 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, destination: st
     if container == "hf":
         monkeypatch.setattr(edit_hf.shutil, "copyfile", raiser(error))
         return
+    if container == "gguf":  # The kernel has copied the tensors; the header follows.
+        fail_in_call(monkeypatch, "write", 1, error)
+        return
     calls = iter(range(10**6))
     original_copy = metering.copy_of
 

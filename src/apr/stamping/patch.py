@@ -166,11 +166,11 @@ def _stamp(order: _Order) -> StampResult:
 
 
 def _with_family_slug(order: _Order, format_: Format) -> _Order:
-    if order.changes.architecture is None or format_ is Format.GGUF:
-        return order  # GGUF has names of its own, which the editor looks up.
+    if order.changes.architecture is None:
+        return order
     from apr.stamping.names import with_family_slug
 
-    changes, notes = with_family_slug(order.changes)
+    changes, notes = with_family_slug(order.changes, format_)
     return order._replace(changes=changes, notes=notes)
 
 

@@ -109,7 +109,7 @@ def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe, in_g
             TRUTH_ID,
             Status.REFUSE,
             "a stamp names no architecture that is known",
-            expected="names of the atlas, spelled as " + ("gguf" if in_gguf else "transformers") + " spells them",
+            expected="names of the atlas, spelled as " + ("llama.cpp" if in_gguf else "transformers") + " spells them",
             found="; ".join(str(each) for each in unknown),
             remedy=_remedy(evidence, recipe),
         )
