@@ -19,6 +19,7 @@ from apr.formats.writing import copy_of, tensor_digests
 from apr.loading.tokenizer import tokenizer_output_hash
 from apr.stamping.changes import StampChanges
 from tests.cli.conftest import apr  # noqa: F401 - a fixture
+from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
 
@@ -83,6 +84,11 @@ def lying_directory(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path
     return directory
 
 
+def force_reason(container: str) -> str | None:
+    """Why a repair may be written, where the names of the tensors are not held against architectures yet."""
+    return "the repair of a planted lie" if container == "gguf" else None
+
+
 @dataclass(frozen=True)
 class Lie:
     """A mislabelled checkpoint at `path`: Qwen2 tensors, stamped Llama."""
@@ -93,6 +99,10 @@ class Lie:
     @property
     def repair(self) -> StampChanges:
         return QWEN2
+
+    @property
+    def force_reason(self) -> str | None:
+        return force_reason(self.container)
 
     def output(self) -> Path:
         """A free path for the stamped copy."""
@@ -111,6 +121,7 @@ def lies(tmp_path_factory: pytest.TempPathFactory, lying_directory: Path) -> dic
         "apr-typed-only": folder / "typed.apr",
         "hf": lying_directory,
         "safetensors": folder / "lie.safetensors",
+        "gguf": write_gguf(lying_directory, folder / "lie.gguf", "llama", "Q8_0"),
     }
 
 

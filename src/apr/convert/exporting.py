@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
 from apr.convert.dequantizing import FLOAT_DTYPES
 from apr.convert.export_plan import ExportFormat, ExportJob, plan_export
 from apr.convert.metering import Meter, Report
@@ -72,6 +72,7 @@ def export_checkpoint(
         raise UsageError("no such float dtype", where="--dequantize", expected=expected, found=dequantize)
     check_output(source, output, force=force)
     with open_checkpoint(source) as checkpoint:
+        check_convertible(checkpoint)
         retry = f"apr export {{path}} --format {format} -o {shlex.quote(str(output))}"
         options = RoadOptions(allowed_gates=allowed_gates or {}, retry_command=retry)
         examination = examine_opened(checkpoint, options)

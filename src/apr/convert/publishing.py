@@ -88,7 +88,7 @@ def _rename(beside: Path, target: Path) -> None:
         if target.is_file():
             beside.chmod(stat.S_IMODE(target.stat().st_mode))
         beside.replace(target)
-    sync_directory(target.parent)
+    operations.sync_directory(target.parent)
 
 
 def _exchange(beside: Path, target: Path) -> None:
@@ -104,15 +104,6 @@ def _exchange(beside: Path, target: Path) -> None:
             retired.rename(target)
             raise
         _remove(retired)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

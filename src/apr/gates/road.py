@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from apr.loading.receipt import Receipt
+    from apr.storage.remote.address import Download
 
 
 _NO_REASONS: Mapping[str, str] = MappingProxyType({})
@@ -45,7 +46,8 @@ class RoadOptions(NamedTuple):
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
-    place of every stamp ("what if it were loaded as ...").
+    place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
+    one, which remedies then begin with.
     """
 
     run_kind: Kind = Kind.DECODER
@@ -57,6 +59,7 @@ class RoadOptions(NamedTuple):
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     load_as: str | None = None
+    download: Download | None = None
 
 
 class Examination(NamedTuple):
@@ -87,11 +90,16 @@ class LoadedModel(NamedTuple):
     examination: Examination
 
 
-def examine(path: Path, options: RoadOptions | None = None) -> Examination:
-    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
+def examine(
+    path: Path, options: RoadOptions | None = None, *, opening: Callable[[Path], Checkpoint] = open_checkpoint
+) -> Examination:
+    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint.
+
+    opening: what opens `path`, where that is an address.
+    """
     options = options or RoadOptions()
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = opening(path)
     except AprError as error:
         facts = _facts(path, options)._replace(opening_error=error, plan_note="there is no header to plan from")
         return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
@@ -117,6 +125,7 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
         allow_words=options.allow_words,
+        download=options.download,
     )
 
 

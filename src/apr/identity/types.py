@@ -17,15 +17,26 @@ class Kind(StrEnum):
     SEQ2SEQ = "seq2seq"
 
 
+class Naming(StrEnum):
+    """Whose names an architecture's tensors bear on disk: those of Hugging Face's classes, or those of llama.cpp."""
+
+    HUGGING_FACE = "hf"
+    GGUF = "gguf"
+
+
 class Architecture(NamedTuple):
-    """One member of the closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`."""
+    """One member of a closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`.
+
+    Of a GGUF architecture `model_type` is its name in `general.architecture`, and there is no class name.
+    """
 
     class_name: str
     model_type: str
     kind: Kind
+    naming: Naming = Naming.HUGGING_FACE
 
     def __str__(self) -> str:
-        return f"{self.model_type} ({self.class_name})"
+        return f"{self.model_type} ({self.class_name or 'GGUF'})"
 
 
 class Claim(NamedTuple):

@@ -40,6 +40,10 @@ def editor_of(format_: Format) -> Editor:
         from apr.stamping import edit_safetensors
 
         return edit_safetensors.EDITOR
+    if format_ is Format.GGUF:
+        from apr.stamping import edit_gguf
+
+        return edit_gguf.EDITOR
     from apr.stamping import edit_hf
 
     return edit_hf.EDITOR
@@ -95,20 +99,15 @@ def stamp_file(
     InputOutputError. After any of them input and output are as they were.
     """
     source = Path(path)
-    notes: tuple[str, ...] = ()
     if undo:
         from apr.stamping.undo import check_undo
 
         check_undo(changes, auto=auto)
     elif not (auto and changes.is_empty):
         changes = checked_changes(changes)
-        if changes.architecture is not None:
-            from apr.stamping.names import with_family_slug
-
-            changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
-    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, (), report)
     for _ in range(ATTEMPTS - 1):
         try:
             return _stamp(order)
@@ -150,6 +149,7 @@ def _stamp(order: _Order) -> StampResult:
         editor = editor_of(checkpoint.format)
         if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
+        order = _with_family_slug(order, checkpoint.format)
         if order.is_auto:
             order = _with_shown_identity(order, checkpoint)
         edit, findings, entry = (
@@ -169,6 +169,16 @@ def _stamp(order: _Order) -> StampResult:
         from apr.stamping.anew import write_anew
 
         return write_anew(editor, edit, result, order.report)
+
+
+def _with_family_slug(order: _Order, format_: Format) -> _Order:
+    if order.changes.architecture is None:
+        return order
+    from apr.stamping.names import with_family_slug
+
+    changes, notes = with_family_slug(order.changes)
+    # GGUF has names of its own, which the editor looks up.
+    return order._replace(changes=changes, notes=() if format_ is Format.GGUF else notes)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
