@@ -18,6 +18,7 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of, tensor_digests
 from apr.loading.tokenizer import tokenizer_output_hash
 from apr.stamping.changes import StampChanges
+from tests.cli.conftest import apr  # noqa: F401 - a fixture
 from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
