@@ -22,6 +22,7 @@ from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
+from apr.stamping.signatures import DIRECTORY_SIGNATURE_NAME
 from apr.storage.atomic import atomic_directory
 from apr.storage.copying import copy_file
 from apr.storage.inplace import content_of
@@ -113,10 +114,13 @@ def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
 
 
 def write(edit: Edit, path: Path) -> None:
-    """A copy of the directory at `path`, every file of it, with the stamped files in place of the old ones."""
+    """A copy of the directory at `path`, every file of it, with the stamped files in place of the old ones.
+
+    Its signature is left out: it does not hold for the copy.
+    """
     source = edit.before.path
     changed = _changed_files(edit)
-    left_out = changed.keys() | _retired_files(edit)
+    left_out = changed.keys() | _retired_files(edit) | {DIRECTORY_SIGNATURE_NAME}
     patches = {patch.name: patch for patch in change(edit).patches}
     meter = edit.meter or UNMETERED
     with atomic_directory(path) as copy:
