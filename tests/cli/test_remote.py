@@ -186,7 +186,7 @@ def test_a_local_document_says_nothing_of_a_network(apr, models):
 
 
 def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, models):
-    hub.latency_s = 0.03
+    hub.latency_s = 0.05
     sources = ["hf://org/qwen", models / "org/qwen", "hf://org/lie", "hf://org/absent", f"{hub.cdn.url}/org/sharded/"]
     result = apr("preflight", *sources, "--json")
     documents = [json.loads(line) for line in result.stdout.splitlines()]
@@ -194,7 +194,7 @@ def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, mod
     assert [document["accepted"] for document in documents] == [True, True, False, False, True]
     assert ["remote" in document for document in documents] == [True, False, True, True, True]
     assert result.exit_code == 5
-    assert hub.most_at_a_time > 5
+    assert hub.most_at_a_time > 3
     table = apr("preflight", *sources).stdout
     assert "fetched" in table.splitlines()[0]
     assert len(table.splitlines()) == 6
