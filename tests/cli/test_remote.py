@@ -282,6 +282,21 @@ def test_a_shard_name_that_leads_elsewhere_is_not_asked_for(apr, hub, tmp_path, 
     assert "leads outside the directory" in result.stdout
 
 
+@pytest.mark.parametrize(("count", "most_requests"), [("1" * 200, 8), ("99999999", 8), ("300", 310)])
+def test_shard_numbers_in_an_index_make_it_ask_within_bounds(apr, hub, tmp_path, monkeypatch, count, most_requests):
+    _sparse_model(tmp_path / "org/model", 1)
+    name = f"model-1-of-{count}.safetensors"
+    weights = (tmp_path / "org/model/model.safetensors").rename(tmp_path / "org/model" / name)
+    with open_checkpoint(weights) as checkpoint:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(checkpoint.tensors, name)}
+    (tmp_path / "org/model/model.safetensors.index.json").write_text(json.dumps(index))
+    with ModelServer(tmp_path).running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        result = apr("preflight", "hf://org/model")
+        assert len(server.requests) <= most_requests
+    assert result.exit_code == 0, result.stdout
+
+
 def test_a_private_repository_opens_with_the_token_that_is_never_shown(apr, models, monkeypatch):
     with ModelServer(models, token="hf_secret").running() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)

@@ -10,7 +10,7 @@ from apr.errors import DamagedFileError, InputOutputError, NotFoundError, Refuse
 from apr.storage.remote.address import RemotePath, parse_address
 from apr.storage.remote.client import Client, make_token
 from apr.storage.remote.exchange import Limits
-from apr.storage.remote.files import MOST_READ_BYTES, READ_AHEAD_BYTES, RemoteDirectory, RemoteFile
+from apr.storage.remote.files import MOST_FILES, MOST_READ_BYTES, READ_AHEAD_BYTES, RemoteDirectory, RemoteFile
 from apr.storage.remote.traffic import Traffic
 from tests.serving import ModelServer
 
@@ -456,3 +456,10 @@ def test_one_client_serves_many_threads(server, client, content):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_index_makes_it_ask_for_no_more_files_than_models_have(server, client, traffic):
+    directory = RemoteDirectory(parse_address(f"{server.url}/"), client, traffic)
+    with pytest.raises(RefusedError, match="more files than any model has"):
+        directory.expect(f"{number}.safetensors" for number in range(MOST_FILES + 1))
+    assert traffic.requests == 0
