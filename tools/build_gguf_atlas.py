@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
 from gguf_rows import rows_by_loader, rows_by_names
-from gguf_tables import ENCODERS, NAMES_ONLY, ROPE_UNTOLD, SEQ2SEQ, SLUGS_OF_TRANSFORMERS, Row
+from gguf_tables import BASE_UNTOLD, ENCODERS, NAMES_ONLY, ROPE_UNTOLD, SEQ2SEQ, SLUGS_OF_TRANSFORMERS, Row
 
 LOADER = Path(__file__).parent / "gguf_loader.json"
 OUTPUT = Path(__file__).parent.parent / "src" / "apr" / "identity" / "data" / "gguf.json.gz"
@@ -75,6 +75,7 @@ def entry(member: Any, facts: dict[str, Any] | None) -> dict[str, Any]:
         "facts": {
             "keys": facts["keys"],
             "rope": rope,
+            "is_base_untold": slug in BASE_UNTOLD,
             "counterparts": partners,
         },
     }

@@ -86,7 +86,7 @@ _ERNIE = r"arch == LLM_ARCH_ERNIE4_5_MOE && static_cast<uint32_t>\(i\) >= hparam
 _ERNIE_DENSE = frozenset({"ernie4_5", "paddleocr"})
 _DECI = frozenset({"deci"})
 _LFM2_DENSE = frozenset({"lfm2"})
-_LAYERED = frozenset({"llama4", "jamba", "nomic-bert-moe"})
+_LAYERED = frozenset({"llama4", "jamba", "nomic-bert-moe", "exaone-moe"})
 
 CONDITIONS: tuple[tuple[str, Condition], ...] = (
     (r"(output|tok_embd) == NULL|!output|layer\.ffn_gate_up_exps == nullptr", ALWAYS),
@@ -101,6 +101,8 @@ CONDITIONS: tuple[tuple[str, Condition], ...] = (
     (rf"!\({_ERNIE}\)", DENSE),
     (r"is_moe_layer", NEVER._replace(slugs=_LFM2_DENSE)),
     (r"!\(is_moe_layer\)", ALWAYS._replace(slugs=_LFM2_DENSE)),
+    (_LEADING_DENSE, NOT_MOE_LAYER._replace(slugs=_LAYERED)),
+    (rf"!\({_LEADING_DENSE}\)", MOE_LAYER._replace(slugs=_LAYERED)),
     (_MOE_LAYER, MOE_LAYER._replace(slugs=_LAYERED)),
     (rf"!\(({_MOE_LAYER})\)", NOT_MOE_LAYER._replace(slugs=_LAYERED)),
     (rf"{_LEADING}|is_moe_layer|use_moe|!\({_LEADING_DENSE}\)", SPARSE),

@@ -41,6 +41,11 @@ published models of the second group; by one switch for q, k, v and the output i
 ROPE_UNTOLD = frozenset({"baichuan"})
 """Architectures of which some models rotate and others do not: Baichuan 7B does, 13B does not."""
 
+BASE_UNTOLD = frozenset(
+    {"falcon", "gemma", "gemma2", "gptneox", "minicpm3", "orion", "phi2", "plamo", "stablelm"},
+)
+"""Architectures whose base of rotation llama.cpp's converter does not write: a file means llama.cpp's own, 10,000."""
+
 LAYERED: tuple[tuple[str, str, str], ...] = (
     ("gemma4", r"blk\.\{layer\}\.attn_(k|k_norm)\.weight", "kv_layers"),
     ("gemma4", r"blk\.\{layer\}\.attn_v\.weight", "value_layers"),
