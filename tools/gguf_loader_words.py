@@ -81,11 +81,12 @@ NEXTN = Condition(place=("item", "nextn_layers", 1), is_optional=True)
 
 _LEADING = r"(?:static_cast<uint32_t>\(i\)|i) >= (?:\(int\) |static_cast<int>\()?hparams\.n_layer_dense_lead\)?"
 _LEADING_DENSE = r"i < \(int\) hparams\.n_layer_dense_lead(?: \|\| \(i >= n_layer\))?"
+_MOE_LAYER = r"is_moe_layer|use_moe|layer\.ffn_gate_inp|hparams\.moe_every_n_layers > 0 .*"
 _ERNIE = r"arch == LLM_ARCH_ERNIE4_5_MOE && static_cast<uint32_t>\(i\) >= hparams\.n_layer_dense_lead"
 _ERNIE_DENSE = frozenset({"ernie4_5", "paddleocr"})
 _DECI = frozenset({"deci"})
 _LFM2_DENSE = frozenset({"lfm2"})
-_LAYERED = frozenset({"llama4", "jamba", "nomic-bert-moe"})
+_LAYERED = frozenset({"llama4", "jamba", "nomic-bert-moe", "exaone-moe"})
 
 CONDITIONS: tuple[tuple[str, Condition], ...] = (
     (r"(output|tok_embd) == NULL|!output|layer\.ffn_gate_up_exps == nullptr", ALWAYS),
@@ -100,14 +101,10 @@ CONDITIONS: tuple[tuple[str, Condition], ...] = (
     (rf"!\({_ERNIE}\)", DENSE),
     (r"is_moe_layer", NEVER._replace(slugs=_LFM2_DENSE)),
     (r"!\(is_moe_layer\)", ALWAYS._replace(slugs=_LFM2_DENSE)),
-    (
-        r"is_moe_layer|use_moe|layer\.ffn_gate_inp|hparams\.moe_every_n_layers > 0 .*",
-        MOE_LAYER._replace(slugs=_LAYERED),
-    ),
-    (
-        r"!\((is_moe_layer|use_moe|layer\.ffn_gate_inp|hparams\.moe_every_n_layers > 0 .*)\)",
-        NOT_MOE_LAYER._replace(slugs=_LAYERED),
-    ),
+    (_LEADING_DENSE, NOT_MOE_LAYER._replace(slugs=_LAYERED)),
+    (rf"!\({_LEADING_DENSE}\)", MOE_LAYER._replace(slugs=_LAYERED)),
+    (_MOE_LAYER, MOE_LAYER._replace(slugs=_LAYERED)),
+    (rf"!\(({_MOE_LAYER})\)", NOT_MOE_LAYER._replace(slugs=_LAYERED)),
     (rf"{_LEADING}|is_moe_layer|use_moe|!\({_LEADING_DENSE}\)", SPARSE),
     (rf"!\({_LEADING}\)|!\(is_moe_layer\)|!\(use_moe\)|{_LEADING_DENSE}", DENSE),
     (r"hparams\.is_recr\(i\)|!\(!hparams\.is_recr\((i|il)\)\)|is_mamba_layer|n_head_kv == 0", RECURRENT),

@@ -20,8 +20,8 @@ SEQ2SEQ = frozenset({"t5"})
 
 NAMES_ONLY = frozenset({"clip", "gptj", "wavtokenizer-dec", "kimi-linear"})
 """Architectures of which only the names are known: `clip` holds one of many vision and audio towers, `gptj` was never
-loaded by llama.cpp, the shapes of `wavtokenizer-dec` follow from other hyperparameters than those of a language model, and
-`kimi-linear` has tensors of one name under several shapes."""
+loaded by llama.cpp, the shapes of `wavtokenizer-dec` follow from other hyperparameters than those of a language model,
+and `kimi-linear` has tensors of one name under several shapes."""
 
 SPARSE_ONLY = frozenset({"nemotron_h_moe"})
 """Architectures that gguf lists with and without experts, and that are converted from models with experts only."""
@@ -34,12 +34,17 @@ QKV_BIASES = {
     ),
     "granitehybrid": "with output",
 }
-"""Whether q, k and v have biases where the templates of the zoo do not tell, as the classes themselves are written: always
-in Qwen-7B, ChatGLM, CodeShell, Dream, in the text model of Qwen2-VL and in BERT and RoBERTa; never in the published models
-of the second group; by one switch for q, k, v and the output in the third."""
+"""Whether q, k and v have biases where the templates of the zoo do not tell, as the classes themselves are written:
+always in Qwen-7B, ChatGLM, CodeShell, Dream, Pangu, in the text model of Qwen2-VL and in BERT and RoBERTa; never in the
+published models of the second group; by one switch for q, k, v and the output in the others."""
 
 ROPE_UNTOLD = frozenset({"baichuan"})
 """Architectures of which some models rotate and others do not: Baichuan 7B does, 13B does not."""
+
+BASE_UNTOLD = frozenset(
+    {"falcon", "gemma", "gemma2", "gptneox", "minicpm3", "orion", "phi2", "plamo", "stablelm"},
+)
+"""Architectures whose base of rotation llama.cpp's converter does not write: a file means llama.cpp's own, 10,000."""
 
 LAYERED: tuple[tuple[str, str, str], ...] = (
     ("gemma4", r"blk\.\{layer\}\.attn_(k|k_norm)\.weight", "kv_layers"),

@@ -1,11 +1,12 @@
-"""Read off llama.cpp's sources which tensors its loader wants for each architecture, and write `tools/gguf_loader.json`.
+"""Read off llama.cpp's sources which tensors its loader wants of each architecture: `tools/gguf_loader.json`.
 
     python tools/read_gguf_loader.py DIRECTORY_OF_LLAMA_CPP "llama.cpp of ..." [--out FILE]
 
-gguf's lists say which tensors can exist; what must exist, under which shapes, only the loader says. It is regular enough
-to be read without compiling: `create_tensor(tn(NAME, "suffix", layer), {dimensions}, flags)` under plain conditions.
-The output is facts only (names, shapes, presence, required keys, kind of rotation, class names of the converter), from
-which `tools/build_gguf_atlas.py` makes the shipped data. What is not understood becomes `?`, never a guess.
+gguf's lists say which tensors can exist; what must exist, under which shapes, only the loader says. It is regular
+enough to be read without compiling: `create_tensor(tn(NAME, "suffix", layer), {dimensions}, flags)` under plain
+conditions. The output is facts only (names, shapes, presence, required keys, kind of rotation, class names of the
+converter), from which `tools/build_gguf_atlas.py` makes the shipped data. What is not understood becomes `?`, never a
+guess.
 """
 
 from __future__ import annotations
@@ -61,10 +62,8 @@ def read_loader(directory: Path) -> dict[str, Any]:
         slug = slugs.get(member)
         if slug not in MODEL_ARCH_NAMES.values():
             continue
-        tensors, settings = (
-            bodies.get((loader, kind)) or bodies.get((SAME_LOADER.get(loader, ""), kind))
-            for kind in ("tensors", "hparams")
-        )
+        twin = SAME_LOADER.get(loader, "")
+        tensors, settings = (bodies.get((loader, kind)) or bodies.get((twin, kind)) for kind in ("tensors", "hparams"))
         found[slug] = {
             "tensors": [] if tensors is None else _Reader(tensors, slug, tensor_names).rows(),
             "keys": _required_keys(settings or "", key_names),
@@ -171,10 +170,8 @@ class _Reader:
             end = _closing(text, start.end() - 1)
             self._at = end + 1
             inner = " ".join(text[start.end() : end].split())
-            is_behind = start[1] == "for" and "= n_layer;" in inner
-            self._statement(
-                (*conditions, _NEXTN) if is_behind else (*conditions, inner) if start[1] == "if" else conditions
-            )
+            condition = inner if start[1] == "if" else _NEXTN if "= n_layer;" in inner else None
+            self._statement(conditions if condition is None else (*conditions, condition))
             if start[1] == "if" and text.startswith("else", self._skip_space()):
                 self._at += len("else")
                 self._statement((*conditions, f"!({inner})"))
@@ -224,7 +221,7 @@ class _Reader:
             for key, value in (("when", meaning.flag), ("where", meaning.place)):
                 if value is not None:
                     row.setdefault(key, []).append(list(value))
-        self._found.append(row)
+        self._found.append({key: value for key, value in row.items() if value is not False})
 
     def _meaning(self, text: str) -> Condition | None:
         resolved = self._locals.get(text, text) if not text.startswith("!(") else text
@@ -236,7 +233,7 @@ class _Reader:
         raise ValueError(f"{self._slug}: a condition that is not understood: {text}")
 
     def _dimension(self, text: str, depth: int = 0) -> str:
-        """A dimension as an expression over our fields; `?` where it differs from layer to layer or is not understood."""
+        """A dimension as an expression over our fields; `?` where it differs by layer or is not understood."""
         text = text.strip()
         chosen = re.sub(r"\(?([\w.]+)(?:\(\))?(?: > 0)? \? \1(?:\(\))? : [^)]*\)?$", r"\1", text)
         chosen = re.sub(r"\(?([\w.]+)(?:\(\))?(?: > 0)? \? \1(?:\(\))? : [^)]*\)", r"\1", chosen)

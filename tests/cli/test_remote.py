@@ -10,6 +10,7 @@ from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.header import encode_header
 from tests.cli.conftest import imported_by
+from tests.faults.tokenizers import tokenizer_files
 from tests.identity.headers import QWEN2_HALF_BILLION, stored_shapes
 from tests.serving import COMMIT, ModelServer
 from tests.tiny_models import relabel, save_tiny
@@ -156,7 +157,7 @@ def test_a_model_of_a_gigabyte_costs_kilobytes(apr, hub, tmp_path, monkeypatch, 
     assert result.exit_code == 0, result.stdout
     assert sum(path.stat().st_size for path in (tmp_path / "org/large").iterdir()) > 900_000_000
     # A read-ahead for each file, and what a longer header holds beyond it.
-    assert result.document["remote"]["bytes"] == sent < 70_000 + (shards > 1) * shards * 34_000
+    assert result.document["remote"]["bytes"] == sent < 70_000 + (shards > 1) * shards * 8_000
     assert result.document["remote"]["requests"] <= 6 + 3 * shards
 
 
@@ -200,7 +201,8 @@ def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, mod
         (["config.json", "pytorch_model.bin"], "stored as Python pickles", "from_pretrained('model')"),
         (["pytorch_model.bin.index.json"], "stored as Python pickles", "hf download org/model --local-dir model"),
         (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter", "merge_and_unload"),
-        (["config.json", "tf_model.h5"], "no weights under the names", "fetch the weight files"),
+        (["config.json", "tf_model.h5"], "no weights under the names", "name the file itself"),
+        (["README.md"], "no weights under the names", "hf://org/model/FILE.safetensors"),
     ],
 )
 def test_a_repository_without_safetensors_is_called_what_it_is(apr, tmp_path, monkeypatch, files, text, remedy):
@@ -217,6 +219,20 @@ def test_a_repository_without_safetensors_is_called_what_it_is(apr, tmp_path, mo
     assert text in refused["message"]
     assert remedy in refused["remedy"]
     assert result.document["remote"]["bytes"] < 200
+
+
+def test_a_tokenizer_that_is_given_is_held_against_the_one_at_the_address(apr, hub, tmp_path, monkeypatch):
+    (tmp_path / "org").mkdir()
+    model = save_tiny(tmp_path / "org/model", "qwen2")
+    for folder, more in ((model, {}), (tmp_path / "same", {}), (tmp_path / "other", {"shuffled": True})):
+        folder.mkdir(exist_ok=True)
+        (folder / "tokenizer.json").write_bytes(tokenizer_files(300, **more)["tokenizer.json"])
+    with ModelServer(tmp_path).running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        for name, exit_code in (("same", 0), ("other", 5)):
+            result = apr("preflight", "hf://org/model", "--tokenizer", tmp_path / name, "--json")
+            assert result.exit_code == exit_code, result.stdout
+            assert result.exit_code == apr("preflight", model, "--tokenizer", tmp_path / name).exit_code
 
 
 def test_nothing_at_an_address_is_not_found(apr, hub):

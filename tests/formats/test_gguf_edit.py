@@ -263,6 +263,16 @@ def test_a_new_key_gets_the_type_that_suits_and_reads_as_it_was_given(
     assert values["new.key"] == value
 
 
+@pytest.mark.parametrize("key", ["qwen2.rope.freq_base", "qwen2.rope.scaling.factor", "x.attention.layer_norm_epsilon"])
+def test_a_new_key_that_llama_cpp_reads_as_a_float_is_one(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(crafted(PAIRS, INFOS, DATA))
+    changed(path, {key: 10000})
+    header, values, _ = as_it_stands(path)
+    assert [each.type for each in header.pairs if each.key == key] == [ValueType.F32]
+    assert values[key] == 10000
+
+
 def test_a_whole_number_for_a_float_key_is_that_float(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(crafted(PAIRS, INFOS, DATA))

@@ -23,7 +23,7 @@ from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
 
-CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors")
+CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors", "gguf")
 QWEN2 = StampChanges(architecture="qwen2", hf_architecture="Qwen2ForCausalLM", hf_model_type="qwen2")
 LLAMA = StampChanges(architecture="llama", hf_architecture="LlamaForCausalLM", hf_model_type="llama")
 LLAMA_FIELDS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
@@ -84,11 +84,6 @@ def lying_directory(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path
     return directory
 
 
-def force_reason(container: str) -> str | None:
-    """Why a repair may be written, where the names of the tensors are not held against architectures yet."""
-    return "the repair of a planted lie" if container == "gguf" else None
-
-
 @dataclass(frozen=True)
 class Lie:
     """A mislabelled checkpoint at `path`: Qwen2 tensors, stamped Llama."""
@@ -101,8 +96,11 @@ class Lie:
         return QWEN2
 
     @property
-    def force_reason(self) -> str | None:
-        return force_reason(self.container)
+    def class_names(self) -> dict[str, str]:
+        """How messages name the two architectures; GGUF knows no classes."""
+        is_gguf = self.container == "gguf"
+        classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+        return {name: f"{name} ({'GGUF' if is_gguf else class_name})" for name, class_name in classes.items()}
 
     def output(self) -> Path:
         """A free path for the stamped copy."""

@@ -36,6 +36,9 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, destination: st
         operation = "rename" if container == "hf" else "write"
         fail_in_call(monkeypatch, operation, 2, error)
         return
+    if container == "gguf":  # The kernel has copied the tensors; the header follows.
+        fail_in_call(monkeypatch, "write", 1, error)
+        return
     fail_in_call(monkeypatch, "copy_range", 2 if container == "hf" else 1, error)
 
 

@@ -221,15 +221,31 @@ def test_class_and_model_type_beside_the_architecture_are_checked_and_not_writte
 def test_the_architecture_is_written_as_gguf_names_it(lie: Lie, given: str, written: str) -> None:
     result = stamp(lie.path, StampChanges(architecture=given))
     assert fields(lie.path)["general.architecture"] == written
-    assert result.notes == ()
+    assert result.notes == (
+        f"`general.architecture` is written as {written!r}, since that is GGUF's name for it; {given!r} was given",
+    )
+    assert result.stamped["architecture"] == written
 
 
-def test_an_architecture_that_gguf_has_no_name_for_is_refused(lie: Lie) -> None:
+def test_an_architecture_that_gguf_has_no_name_for_is_refused_with_the_nearest(lie: Lie) -> None:
     before = files_below(lie.path)
-    with pytest.raises(UsageError, match="GGUF has no name for this architecture") as caught:
-        stamp(lie.path, StampChanges(architecture="qwen2_audio_of_my_own"))
-    assert "qwen2" in str(caught.value.expected)
+    with pytest.raises(RefusedError, match="no architecture that is known") as caught:
+        stamp_file(lie.path, StampChanges(architecture="qwen2_of_my_own"), in_place=True)
+    assert "nearest known: qwen2" in str(caught.value.found)
+    assert "llama.cpp" in str(caught.value.expected)
+    assert caught.value.remedy == f"apr stamp {lie.path} --architecture qwen2 --in-place"
     assert files_below(lie.path) == before
+
+
+def test_auto_stamps_what_the_tensors_show_and_leaves_name_twins_to_the_user(lie: Lie) -> None:
+    before = files_below(lie.path)
+    with pytest.raises(RefusedError, match="do not decide") as caught:
+        stamp_file(lie.path, StampChanges(), in_place=True, auto=True)
+    assert "qwen2" in str(caught.value.found)
+    assert files_below(lie.path) == before
+    stamp_file(lie.path, StampChanges(hf_model_type="qwen2"), in_place=True, auto=True)
+    assert fields(lie.path)["general.architecture"] == "qwen2"
+    assert stamp_file(lie.path, StampChanges(), in_place=True, auto=True).changes == ()
 
 
 @pytest.mark.planted_defect("INV-STAMP-TRUTH-001")

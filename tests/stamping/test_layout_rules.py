@@ -21,7 +21,7 @@ from safetensors import safe_open
 from apr.errors import AprError, InputOutputError, RefusedError
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
-from tests.stamping.conftest import QWEN2, Lie, files_below, force_reason, stored_digests
+from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=50) | st.integers(0, 20_000).map("x".__mul__)
 HEADER = struct.Struct("<4sBBHIQIQQ")
@@ -157,9 +157,9 @@ def test_where_no_room_can_be_made_a_changed_copy_takes_the_place(
 ) -> None:
     path = other_disk / lies[container].name
     shutil.copytree(lies[container], path) if lies[container].is_dir() else shutil.copy(lies[container], path)
-    digests, reason = stored_digests(path), force_reason(container)
-    stamp_file(path, QWEN2, in_place=True, force_reason=reason)
-    stamp_file(path, StampChanges(settings={"note": "x" * 20_000}), in_place=True, force_reason=reason)
+    digests = stored_digests(path)
+    stamp_file(path, QWEN2, in_place=True)
+    stamp_file(path, StampChanges(settings={"note": "x" * 20_000}), in_place=True)
     assert stored_digests(path) == digests
     assert [each.name for each in other_disk.iterdir()] == [path.name]
     if container == "apr":
@@ -181,7 +181,7 @@ def test_a_disk_that_is_really_full_leaves_the_file_as_it_was(
     os.close(filler)
     before = files_below(other_disk)
     with pytest.raises(InputOutputError) as caught:
-        stamp_file(path, QWEN2, in_place=True, force_reason=force_reason(container))
+        stamp_file(path, QWEN2, in_place=True)
     assert caught.value.exit_code == 7
     assert files_below(other_disk) == before
 
@@ -202,7 +202,7 @@ def test_a_file_that_changes_size_meanwhile_is_left_alone(
 
     monkeypatch.setattr(in_place, "lock_alone", lock_and_resize)
     with pytest.raises(AprError) as caught:
-        stamp_file(lie.path, QWEN2, in_place=True, force_reason=lie.force_reason)
+        stamp_file(lie.path, QWEN2, in_place=True)
     assert caught.value.exit_code in (4, 7)
     assert lie.path.stat().st_size == size_bytes
     assert [path.name for path in lie.path.parent.iterdir()] == [lie.path.name]

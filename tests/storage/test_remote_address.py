@@ -103,6 +103,12 @@ def test_plain_http_to_another_machine_is_read_where_it_is_allowed():
     assert parse_address("http://example.com/m", allows_plain_http=True).url == "http://example.com/m"
 
 
+def test_what_no_request_can_carry_is_encoded():
+    address = parse_address("https://host/a b/ü.apr?x=1 2&y=%20")
+    assert address.url == "https://host/a%20b/%C3%BC.apr"
+    assert address.query == "x=1%202&y=%20"
+
+
 def test_the_endpoint_takes_the_place_of_the_hub():
     assert parse_address("hf://o/n", endpoint="https://mirror/hub/").url == "https://mirror/hub/o/n/resolve/main"
     page = parse_address("https://mirror/hub/o/n", endpoint="https://mirror/hub")

@@ -272,7 +272,8 @@ def test_too_short_a_run_for_its_size_is_refused(
 def test_another_tokenizer_than_the_recorded_one_is_refused(
     scratch_run: RunResult, source_tree: Path, tmp_path: Path
 ) -> None:
-    from apr.training.tokenize_encode import EncodeOptions, encode_corpus
+    from apr.training.encode_options import EncodeOptions
+    from apr.training.tokenize_encode import encode_corpus
     from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 
     other = tmp_path / "other"

@@ -110,7 +110,7 @@ def _show_identity(out: Out, document: dict[str, Any]) -> None:
         out.text("  none: this file does not say what it is")
     verdict = document["verdict"]
     out.text("Verdict", bold=True)
-    names = ", ".join(each["class_name"] for each in verdict["candidates"])
+    names = ", ".join(each["class_name"] or each["model_type"] for each in verdict["candidates"])
     shown = f": the tensors are {names}" if names else ""
     out.text(f"  {verdict['kind']}{shown}", color=VERDICT_COLORS[verdict["kind"]], bold=True)
     for reason in verdict["reasons"]:

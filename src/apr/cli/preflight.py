@@ -286,7 +286,7 @@ def _row(examination: Examination) -> list[object]:
     more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
     return [
         facts.checkpoint.format.value if facts.checkpoint is not None else None,
-        claimed.class_name if claimed is not None else None,
+        claimed.short_name if claimed is not None else None,
         facts.verdict.kind.value if facts.verdict is not None else None,
         "accepted" if examination.is_accepted else f"refused: {ids[0]}{more}",
     ]

@@ -17,6 +17,7 @@ from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
+from apr.gates.coverage import unloadable
 from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
@@ -240,6 +241,7 @@ def try_load(
     from apr.loading.receipt import write_receipt
     from apr.loading.target import refuse_unexplained_buffers
 
+    examination = _with_unloadable(examination)
     if examination.facts.values is None and examination.is_accepted:
         examination = deepen(examination)
     facts = examination.facts
@@ -257,6 +259,16 @@ def try_load(
     probe, note = _replay(facts.checkpoint, model)
     facts = facts._replace(receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
     return model, _advance(examination, facts, Stage.RESIDENT)
+
+
+def refuse_unloadable(examination: Examination) -> None:
+    """Raise RefusedError for a checkpoint that is examined and never loaded; before its bytes are read for nothing."""
+    refuse_unless_accepted(_with_unloadable(examination))
+
+
+def _with_unloadable(examination: Examination) -> Examination:
+    finding = unloadable(examination.facts)
+    return examination if finding is None else examination._replace(findings=(*examination.findings, finding))
 
 
 def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | None]:

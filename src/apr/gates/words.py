@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 from apr.identity.verdict import stamp_recipe
 from apr.identity.wrappers import WRAPPER_PARTS
 from apr.loading.ledger import LoadPlan
@@ -65,6 +65,8 @@ def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     path = facts.local_path
     is_file = path.is_file() if facts.download is None else facts.download.is_file
     repaired = repaired_path(path, architecture, is_file)
+    if architecture.naming is Naming.GGUF:
+        return f"{stamp_recipe(path, architecture, repaired)}\napr preflight {shlex.quote(str(repaired))}"
     retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
     return f"{stamp_recipe(path, architecture, repaired)}\n{retry}"
 

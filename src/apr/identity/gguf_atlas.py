@@ -69,12 +69,14 @@ class GgufFacts:
     """What is known of a GGUF architecture beside its tensors.
 
     required_keys: behind the architecture's name; llama.cpp does not load a file without them. rope: how it rotates
-    (`norm`, `neox`, `mrope`, `imrope`), `none`, or None where that is computed from the file. counterparts: what it is
-    made from, the namesake first; empty where nobody says.
+    (`norm`, `neox`, `mrope`, `imrope`), `none`, or None where that is computed from the file. is_base_untold: the
+    converter does not write the base of the rotation. counterparts: what it is made from, the namesake first; empty
+    where nobody says.
     """
 
     required_keys: tuple[str, ...]
     rope: str | None
+    is_base_untold: bool
     counterparts: tuple[Counterpart, ...]
 
 
@@ -100,7 +102,13 @@ def gguf_facts(slug: str) -> GgufFacts:
     """The facts of the architecture `slug`, which is a member of the GGUF atlas."""
     facts = load_gguf_atlas().head["facts"][slug]
     counterparts = tuple(Counterpart(*row) for row in facts["counterparts"])
-    return GgufFacts(tuple(facts["keys"]), facts["rope"], counterparts)
+    return GgufFacts(tuple(facts["keys"]), facts["rope"], facts["is_base_untold"], counterparts)
+
+
+def hugging_face_names(slug: str) -> tuple[str, ...]:
+    """What the architecture `slug` is made from, as `Qwen2ForCausalLM`, or a model type where no class is named."""
+    known = [each for each in gguf_facts(slug).counterparts if each.model_type is not None]
+    return tuple(dict.fromkeys(str(each.class_name or each.model_type) for each in known))
 
 
 @lru_cache(maxsize=1)

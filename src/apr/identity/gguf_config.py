@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from typing import Any
 
@@ -20,6 +20,13 @@ ARCHITECTURE_KEY = "general.architecture"
 ALWAYS_REQUIRED = ("context_length", "embedding_length", "block_count")
 """Keys that the loader of llama.cpp wants of every architecture."""
 
+UNTOLD_BASE = 10000.0
+"""The base of the rotation that llama.cpp takes where a file gives none."""
+
+BY_LAYER = "{}_by_layer"
+"""The field of values that differ from layer to layer."""
+
+_MAY_BE_ZERO = frozenset({"num_attention_heads", "num_key_value_heads", "intermediate_size", "num_experts"})
 _CONSTANTS = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps"})
 
 
@@ -41,10 +48,13 @@ def resolve_gguf(checkpoint: Checkpoint, architecture: Architecture) -> Draft:
     stated = dict(_stated(checkpoint, architecture.model_type))
     for name, value in stated.items():
         draft.set(name, value, Origin.TYPED)
-    shown, account = _accounts(checkpoint, entry, stated, draft)
-    for name, value in account.dimensions.items():
-        if name not in draft.values and name in shown.dimensions:
+    shown = _held_against_tensors(checkpoint, entry, stated, draft)
+    for name, value in shown.dimensions.items():
+        # What ids the model has an embedding for, the embedding says.
+        if name not in draft.values or name == "vocab_size":
             draft.set(name, value, Origin.TENSORS)
+    if facts.is_base_untold and "rope_theta" not in draft.values:
+        draft.set("rope_theta", UNTOLD_BASE, Origin.CLASS_DEFAULT)
     if foreign is None:
         draft.missing += _missing(checkpoint, entry, facts, architecture.model_type)
     return draft
@@ -55,7 +65,8 @@ def known_dimensions(values: Mapping[str, Any]) -> dict[str, int]:
     known = {name: value for name, value in values.items() if isinstance(value, int) and not isinstance(value, bool)}
     heads, width = known.get("num_attention_heads"), known.get("hidden_size")
     if heads:
-        known.setdefault("num_key_value_heads", heads)
+        if BY_LAYER.format("num_key_value_heads") not in values:
+            known.setdefault("num_key_value_heads", heads)
         if width and width % heads == 0:
             known.setdefault("head_dim", width // heads)
             known.setdefault("value_head_dim", width // heads)
@@ -75,23 +86,28 @@ def _stated(checkpoint: Checkpoint, slug: str) -> Iterator[tuple[str, Any]]:
     """Fields with the values the keys give them; one value for each layer counts where all layers share it."""
     for name, suffix in KEYS.items():
         key = f"{slug}.{suffix}"
-        value = _one_value(checkpoint.metadata.get(key))
-        if value is not None:
-            yield name, value if name in _CONSTANTS else checked_integer(key, value)
+        value = checkpoint.metadata.get(key)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            name, value = _for_all_layers(name, value)
+        elif name not in _CONSTANTS and value is not None:
+            value = checked_integer(key, value)
+        # A model without attention says that it has 0 heads.
+        if value is not None and not (value == 0 and name in _MAY_BE_ZERO):
+            yield name, value
     size = checkpoint.typed.get("vocab_size")
     if size is not None:
         yield "vocab_size", checked_integer("vocab_size", size)
 
 
-def _one_value(value: Any) -> Any:
-    """The value, or what a list of values for each layer has in common; None where they differ, or it is a long one."""
-    if isinstance(value, list):
-        return value[0] if value and all(each == value[0] for each in value) else None
-    return value if isinstance(value, str | int | float) else None
+def _for_all_layers(name: str, values: Sequence[Any]) -> tuple[str, Any]:
+    """A value for each layer as the one they share, else under a name that says so."""
+    found = list(values)
+    is_shared = bool(found) and isinstance(found[0], int) and all(each == found[0] for each in found)
+    return (name, found[0]) if is_shared else (BY_LAYER.format(name), found)
 
 
-def _accounts(checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], draft: Draft) -> tuple[Account, Account]:
-    """The account of the file by its tensors alone, and with what is stated; contradictions become conflicts."""
+def _held_against_tensors(checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], draft: Draft) -> Account:
+    """The account of the file by its tensors alone; what is stated and contradicts it becomes a conflict."""
     names = gguf_names(checkpoint)
     shown = match_gguf(entry, names)
     for name, value in stated.items():
@@ -101,9 +117,9 @@ def _accounts(checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], d
     heads, width = stated.get("num_attention_heads"), shown.dimensions.get("hidden_size")
     if heads and width and "head_dim" not in {**stated, **shown.dimensions} and width % heads:
         draft.conflicts.append(f"the keys say num_attention_heads {heads}, which does not divide hidden_size {width}")
-    account = match_gguf(entry, names, known={**known_dimensions({**stated, **shown.dimensions})})
+    account = match_gguf(entry, names, known=known_dimensions({**stated, **shown.dimensions}))
     draft.conflicts += [line for line in account.shape_conflicts if line not in shown.shape_conflicts]
-    return shown, account
+    return shown
 
 
 def _agrees(name: str, stated: Any, found: int, all_stated: Mapping[str, Any]) -> bool:
@@ -116,11 +132,13 @@ def _agrees(name: str, stated: Any, found: int, all_stated: Mapping[str, Any]) -
 
 def _missing(checkpoint: Checkpoint, entry: Entry, facts: GgufFacts, slug: str) -> Iterator[str]:
     """Keys that nobody wrote, as they would be spelled."""
+    if not entry.is_exact:
+        return
     patterns = [each.pattern for each in entry.templates]
     wanted = [*ALWAYS_REQUIRED, *facts.required_keys]
     if any(".attn_" in pattern and "norm" not in pattern for pattern in patterns):
         wanted.append("attention.head_count")
-    if facts.rope not in (None, "none") and "position_embd.weight" not in patterns:
+    if facts.rope not in (None, "none") and not facts.is_base_untold and "position_embd.weight" not in patterns:
         wanted.append("rope.freq_base")
     for suffix in dict.fromkeys(wanted):
         if f"{slug}.{suffix}" not in checkpoint.metadata:

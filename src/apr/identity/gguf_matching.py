@@ -12,7 +12,7 @@ from typing import Any
 
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
-from apr.identity.entries import Entry, Place, Template, place_holds
+from apr.identity.entries import Condition, Entry, Place, Template, place_holds
 from apr.identity.matching import Account, match, opposite
 from apr.identity.names import FileNames, Group, Shapes, file_names, find_group
 
@@ -58,20 +58,26 @@ def _seen(entry: Entry, names: FileNames) -> Seen:
 
 
 def _reduced(entry: Entry, seen: Seen) -> Entry:
-    return entry._replace(templates=tuple(_settled([(each, group) for each, group in seen if _is_wanted(each, seen)])))
+    bundles = {template.bundle for template, _ in seen} - {None}
+    complete = {bundle for bundle in bundles if _is_complete([row for row in seen if row[0].bundle == bundle])}
+    wanted = [(each, group) for each, group in seen if each.bundle is None or each.bundle in complete]
+    return entry._replace(templates=tuple(_settled(wanted)))
 
 
-def _is_wanted(template: Template, seen: Seen) -> bool:
-    if template.bundle is None:
-        return True
-    return any(each.bundle == template.bundle and group is not None for each, group in seen)
+def _is_complete(members: Seen) -> bool:
+    """Whether the file has every tensor of a bundle in some layer; of alternatives (fused or split) those of one."""
+    by_flags: dict[Condition, bool] = {}
+    for template, group in members:
+        by_flags[template.when] = by_flags.get(template.when, True) and group is not None
+    common = by_flags.pop((), True)
+    return common and (any(by_flags.values()) or not by_flags)
 
 
 def _settled(seen: Seen) -> list[Template]:
     """Templates without the kinds of layers that the file has none of; the opposite kind is then every layer.
 
-    Only what an architecture is named for cannot be absent: one with experts in its later layers, or with recurrent ones
-    among the others, has some. Then its tensors are wanted in every layer.
+    Only what an architecture is named for cannot be absent: one with experts in its later layers, or with recurrent
+    layers among the others, has some. Then its tensors are wanted in every layer.
     """
     present = {template.where for template, group in seen if group is not None}
     absent = {template.where for template, _ in seen if _is_open(template.where)} - present

@@ -38,6 +38,11 @@ class Architecture(NamedTuple):
     def __str__(self) -> str:
         return f"{self.model_type} ({self.class_name or 'GGUF'})"
 
+    @property
+    def short_name(self) -> str:
+        """The class name, or of a GGUF architecture the only name it has."""
+        return self.class_name or self.model_type
+
 
 class Claim(NamedTuple):
     """The stamps of one checkpoint, read into the vocabulary.

@@ -170,7 +170,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 def _architecture(architecture: Architecture) -> dict[str, Any]:
     return {
-        "class_name": architecture.class_name,
+        "class_name": architecture.class_name or None,
         "model_type": architecture.model_type,
         "kind": architecture.kind.value,
     }

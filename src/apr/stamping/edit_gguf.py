@@ -21,7 +21,6 @@ from apr.formats.json_text import with_tagged_floats
 from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields
 from apr.stamping.history import Change, change_of
-from apr.stamping.names import gguf_name
 from apr.storage.patches import Change as DirectoryChange
 
 PLACE = "metadata"
@@ -49,7 +48,7 @@ def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping
     renames: list[Change] = []
     metadata, names = dict(before), {key: key for key in before}
     if changes.architecture is not None:
-        new[ARCHITECTURE_KEY] = gguf_name(changes.architecture)
+        new[ARCHITECTURE_KEY] = changes.architecture
         rename = _rename(checkpoint, new[ARCHITECTURE_KEY], changes.settings)
         if rename is not None:
             renames.append(Change(f"{KEYS_PLACE}: {PREFIX}", rename.old, rename.new))

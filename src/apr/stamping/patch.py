@@ -176,9 +176,8 @@ def _with_family_slug(order: _Order, format_: Format) -> _Order:
         return order
     from apr.stamping.names import with_family_slug
 
-    changes, notes = with_family_slug(order.changes)
-    # GGUF has names of its own, which the editor looks up.
-    return order._replace(changes=changes, notes=() if format_ is Format.GGUF else notes)
+    changes, notes = with_family_slug(order.changes, format_)
+    return order._replace(changes=changes, notes=notes)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError
 from apr.storage.journal import aside_of, journal_of_directory, journal_of_file
@@ -25,6 +26,8 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+
+NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 _held_directory: ContextVar[str | None] = ContextVar("held_directory", default=None)
 
@@ -218,8 +221,8 @@ class HeldDirectory:
         if getattr(self, "_descriptor", -1) >= 0:
             self.close()
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Say which files will be asked for; only a directory that is far away makes something of it."""
+    def expect(self, names: Iterable[str], likely_bytes: Mapping[str, int] = NOTHING_KNOWN) -> None:
+        """Say which files will be asked for, and about how much of each; only a directory far away makes use of it."""
 
     def has(self, name: str) -> bool:
         """Whether there is an entry `name`, also when it is a link that leads nowhere."""

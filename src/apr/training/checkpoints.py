@@ -17,7 +17,7 @@ from apr.formats.writing import STAMP_SLACK_BYTES, TensorToWrite
 from apr.gates.facts import Written
 from apr.gates.road import check_saved
 from apr.identity.types import Architecture
-from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.model_digest import state_digest
 from apr.loading.on_disk import on_disk_state_dict, tensor_bytes
 from apr.loading.pinned import config_facts
 from apr.loading.probe import record_probe
@@ -58,15 +58,11 @@ def save_checkpoint(path: Path, contents: CheckpointContents) -> SavedCheckpoint
     """
     state = on_disk_state_dict(contents.model)
     digests = resident_digests(state)
-    leaves = [
-        TensorDigest(name, from_torch_dtype(tensor.dtype), tuple(tensor.shape), digests[name])
-        for name, tensor in state.items()
-    ]
     recorded = Recorded(
         training=contents.training,
         probe=record_probe(contents.model),
         tensor_digests=digests,
-        weights_digest=weights_digest(leaves),
+        weights_digest=state_digest(state, digests),
         config_facts=config_facts(contents.config),
     )
     tensors = [_to_write(name, tensor) for name, tensor in state.items()]

@@ -25,7 +25,7 @@ HF_NAMES: dict[str, str] = {
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_epsilon": "rms_norm_eps",
+    "attention.layer_norm_epsilon": "layer_norm_eps",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
@@ -35,8 +35,7 @@ HF_NAMES: dict[str, str] = {
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
-"""Key behind the architecture's name to the field of a config. `rms_norm_eps` stands for the norm epsilon of any class,
-as in APR metadata; a file has one of its two keys."""
+"""Key behind the architecture's name to the field of a config."""
 
 HEAD_WIDTH_KEYS = ("attention.key_length", "attention.value_length")
 ROPE_SCALING_NAMES = {

@@ -17,6 +17,9 @@ from apr.storage.reading import SourceFile
 
 LARGEST_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 _FLOATS = frozenset({ValueType.F32, ValueType.F64})
+FLOAT_KEY_ENDINGS = ("epsilon", ".freq_base", ".freq_base_swa", ".scaling.factor", ".logit_scale", "_softcapping")
+"""Endings of keys below an architecture that llama.cpp wants as f32, and refuses as u32."""
+
 _INTEGERS = frozenset({ValueType.U32, ValueType.I32, ValueType.U64, ValueType.I64})
 
 
@@ -165,6 +168,7 @@ def encode_text(text: str, key: str) -> bytes:
 def inferred(value: Any, key: str) -> Typed:
     """The type a new key gets from its JSON value, as the writers of llama.cpp choose it: u32 and f32 where they fit.
 
+    A whole number for a key that llama.cpp reads as a float is one.
     Raises UsageError for what GGUF has no form for: null, objects, empty or mixed lists.
     """
     if isinstance(value, (list, tuple)):
@@ -176,6 +180,8 @@ def inferred(value: Any, key: str) -> Typed:
         if len(kinds) != 1:
             raise _unfit(key, "a list of values of one type, not empty", value)
         return Typed(ValueType.ARRAY, kinds.pop(), list(value))
+    if isinstance(value, int) and not isinstance(value, bool) and key.endswith(FLOAT_KEY_ENDINGS):
+        value = float(value)
     return Typed(_scalar_type(value, key), None, value)
 
 

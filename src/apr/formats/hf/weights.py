@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -29,10 +30,15 @@ NAMES_OF_OTHER_WEIGHTS = (
     "consolidated.safetensors",
     "tf_model.h5",
     "flax_model.msgpack",
+    "README.md",
 )
 """What is looked for in a directory that cannot be listed, to say what it holds in place of safetensors."""
 
 _LONGEST_INDEX_BYTES = 64 << 20
+_MOST_SHARDS = 1000
+
+# What a header takes: names, shapes and offsets of large models run to 110 to 140 bytes a tensor.
+_BYTES_OF_AN_ENTRY, _BYTES_BESIDE_ENTRIES = 160, 1 << 10
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
 
@@ -88,7 +94,10 @@ def _open_sharded(directory: HeldDirectory) -> Weights:
     index = read_object_in(directory, INDEX_FILE_NAME, _LONGEST_INDEX_BYTES)
     weight_map = _weight_map(index_path, index)
     names = sorted(set(weight_map.values()))
-    directory.expect(names)
+    counts = Counter(weight_map.values())
+    directory.expect(
+        names, {name: _BYTES_BESIDE_ENTRIES + count * _BYTES_OF_AN_ENTRY for name, count in counts.items()}
+    )
     _check_shards_exist(directory, index_path, names)
     files: list[SourceFile] = []
     try:
@@ -190,12 +199,23 @@ def _unlisted(
 
 
 def _stray_shards(directory: HeldDirectory, listed: list[str]) -> list[IntegrityProblem]:
-    stray = [name for name in directory.names() if _SHARD_NAME.fullmatch(name) and name not in listed]
+    names = directory.names(_unlisted_numbers(listed))
+    stray = [name for name in names if _SHARD_NAME.fullmatch(name) and name not in listed]
     if not stray:
         return []
     found = ", ".join(stray[:8]) + (", …" if len(stray) > 8 else "")
     what = "the directory holds shards that the index does not list"
     return [IntegrityProblem(what, str(directory.path), f"only shards listed in {INDEX_FILE_NAME}", found)]
+
+
+def _unlisted_numbers(listed: list[str]) -> Iterator[str]:
+    """The shards that a directory which cannot be listed may hold besides: numbers that its index leaves out."""
+    known = {name for name in listed if _SHARD_NAME.fullmatch(name)}
+    counts = {name.removesuffix(".safetensors").rpartition("-of-")[2] for name in known}
+    sane = (count for count in counts if len(count) < 8 and int(count) <= _MOST_SHARDS)
+    numbers = ((count, number + 1) for count in sane for number in range(int(count)))
+    names = (f"model-{number:0{len(count)}}-of-{count}.safetensors" for count, number in numbers)
+    yield from (name for name in names if name not in known)
 
 
 def _total_size_problems(
@@ -236,11 +256,10 @@ def _no_weights(directory: HeldDirectory) -> DamagedFileError | NotFoundError:
     else:
         what = "the directory holds no weights under the names Hugging Face gives them"
         files = [name for name in names if name.endswith((".apr", ".safetensors"))]
-        remedy = (
-            f"name the file itself: {directory.path / files[0]}"
-            if files
-            else "check the path, or fetch the weight files"
-        )
+        if files or directory.is_remote:
+            remedy = f"name the file itself: {directory.path / (files or ['FILE.safetensors'])[0]}"
+        else:
+            remedy = "check the path, or fetch the weight files"
     listed = ", ".join(pickles or names) or "nothing"
     return damaged(
         what,

@@ -75,7 +75,7 @@ def parse_address(text: str, *, endpoint: str = DEFAULT_ENDPOINT, allows_plain_h
         return _in_hub(text, segments, endpoint)
     path = quote(parts.path, safe=KEPT_CHARACTERS).rstrip("/")
     url = f"{parts.scheme}://{parts.netloc}{path}"
-    return _elsewhere(text, url, parts.query)
+    return _elsewhere(text, url, quote(parts.query, safe=KEPT_CHARACTERS))
 
 
 def check_url(url: str, allows_plain_http: bool, what: str = "the address") -> SplitResult:

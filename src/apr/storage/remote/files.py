@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
-from apr.storage.reading import HeldDirectory, SourceFile
+from apr.storage.reading import NOTHING_KNOWN, HeldDirectory, SourceFile
 from apr.storage.remote.address import Address, RemotePath, child_url
 from apr.storage.remote.answers import Part
 from apr.storage.remote.client import Client
@@ -15,6 +15,8 @@ from apr.storage.remote.traffic import Traffic
 
 READ_AHEAD_BYTES = 32 << 10
 """Read at least; the headers of most files fit, and a file that is not needed after all costs no more."""
+
+_LEAST_BYTES, _MOST_FIRST_BYTES = 4 << 10, 1 << 20
 
 MOST_READ_BYTES = 64 << 20
 """No header, index or config is larger; whoever asks for more is misled by a file."""
@@ -37,7 +39,9 @@ class RemoteFile(SourceFile):
 
     is_remote = True
 
-    def __init__(self, path: RemotePath, url: str, client: Client, traffic: Traffic) -> None:
+    def __init__(
+        self, path: RemotePath, url: str, client: Client, traffic: Traffic, *, first_bytes: int = READ_AHEAD_BYTES
+    ) -> None:
         self.path = path
         self._descriptor = -1
         self._url = url
@@ -46,7 +50,7 @@ class RemoteFile(SourceFile):
         is_json = path.name.endswith(".json")
         self._most_whole_bytes = _MOST_WHOLE_JSON_BYTES if is_json else _MOST_WHOLE_BYTES
         self._blocks: list[tuple[int, bytes]] = []
-        part = self._part(url, 0, READ_AHEAD_BYTES)
+        part = self._part(url, 0, min(max(first_bytes, _LEAST_BYTES), _MOST_FIRST_BYTES))
         if part is None:
             raise _not_there(path)
         self.size_bytes, self._tag, self._direct_url = part.size_bytes, part.tag, part.url
@@ -136,10 +140,13 @@ class RemoteDirectory(HeldDirectory):
     def close(self) -> None:
         self._files.clear()
 
-    def expect(self, names: Iterable[str]) -> None:
+    def expect(self, names: Iterable[str], likely_bytes: Mapping[str, int] = NOTHING_KNOWN) -> None:
         """Open the files under `names` side by side, those that are there; later calls for them cost nothing."""
-        wanted = [name for name in dict.fromkeys(names) if name not in self._files]
-        self._files.update(zip(wanted, _side_by_side(self._opened, wanted), strict=True))
+        wanted = [
+            (name, likely_bytes.get(name, READ_AHEAD_BYTES)) for name in dict.fromkeys(names) if name not in self._files
+        ]
+        opened = _side_by_side(self._opened, wanted)
+        self._files.update((name, file) for (name, _), file in zip(wanted, opened, strict=True))
 
     def has(self, name: str) -> bool:
         self.expect([name])
@@ -165,9 +172,11 @@ class RemoteDirectory(HeldDirectory):
             return self._files[name] is not None
         return self._client.exists(child_url(self._url, name), self._traffic)
 
-    def _opened(self, name: str) -> RemoteFile | None:
+    def _opened(self, wanted: tuple[str, int]) -> RemoteFile | None:
+        name, first_bytes = wanted
+        url = child_url(self._url, name)
         try:
-            return RemoteFile(self.path / name, child_url(self._url, name), self._client, self._traffic)
+            return RemoteFile(self.path / name, url, self._client, self._traffic, first_bytes=first_bytes)
         except _NotThereError:
             return None
 
