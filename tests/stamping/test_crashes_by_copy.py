@@ -178,6 +178,20 @@ def test_mode_and_owner_go_to_the_copy(
     assert status.st_ino != inode
 
 
+def test_other_hard_links_keep_the_old_file_and_the_user_is_told(
+    monkeypatch: pytest.MonkeyPatch, lies: dict[str, Path], sharded: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(operations, "insert_range", no_room)
+    path = make("apr", tmp_path / "work", lies, sharded)
+    other = tmp_path / "other.apr"
+    os.link(path, other)
+    before = other.read_bytes()
+    notes = stamp_file(path, changes("apr"), in_place=True).notes
+    assert other.read_bytes() == before
+    assert "1 other hard links to this file keep the old stamps" in notes
+    assert not any("show it too" in note for note in notes)
+
+
 def test_a_copy_is_locked_until_the_stamp_is_final(
     monkeypatch: pytest.MonkeyPatch, lies: dict[str, Path], sharded: Path, tmp_path: Path
 ) -> None:

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from apr.convert.metering import Report
 
 HISTORY_ID = "INV-STAMP-HISTORY-001"
-BY_COPY_NOTE = (
-    "this file system cannot make room inside a file: a changed copy took its place, other hard links keep the old one"
-)
+BY_COPY_NOTE = "this file system cannot make room inside a file: a changed copy took its place"
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 
@@ -269,6 +267,7 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         check_stamps(edit, written)
         sizes.append((written.size_bytes, flags_of(written)))
 
+    link_count = _written_file(edit.before).stat().st_nlink
     done = apply_in_place(edit, change, check)
     size_bytes, flags = sizes[-1]
     is_copied = any(patch.by_copy for patch in done.patches)
@@ -278,7 +277,11 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         Finding(BYTES_ID, Status.PASS, f"{len(edit.before.tensors)} tensors {how}"),
         Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
     )
-    notes = (*result.notes, *((BY_COPY_NOTE,) if is_copied else ()))
+    notes = result.notes
+    if is_copied:
+        false_notes = _link_notes(link_count, keeps=False)
+        true_notes = (*_link_notes(link_count, keeps=True), BY_COPY_NOTE)
+        notes = (*(note for note in notes if note not in false_notes), *true_notes)
     return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
 
 
@@ -338,8 +341,14 @@ def _notes(edit: Edit, *, in_place: bool) -> list[str]:
     notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
     if not edit.changes:
         notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
-    links = _written_file(checkpoint).stat().st_nlink
-    if in_place and links > 1:
-        keeps = checkpoint.format is Format.HF_DIRECTORY
-        notes.append(f"{links - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}")
+    if in_place:
+        link_count = _written_file(checkpoint).stat().st_nlink
+        notes += _link_notes(link_count, keeps=checkpoint.format is Format.HF_DIRECTORY)
     return notes
+
+
+def _link_notes(link_count: int, *, keeps: bool) -> list[str]:
+    """What becomes of other names of the file; keeps: another file takes its place."""
+    if link_count == 1:
+        return []
+    return [f"{link_count - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}"]
