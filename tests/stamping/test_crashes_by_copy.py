@@ -19,7 +19,7 @@ from apr.stamping.changes import StampChanges
 from apr.stamping.patch import BY_COPY_NOTE, stamp_file
 from apr.storage import copying, exchange, operations
 from apr.storage.journal import aside_of, journal_of_directory, new_beside
-from tests.stamping.conftest import QWEN2, files_below, force_reason, stored_digests
+from tests.stamping.conftest import QWEN2, files_below, stored_digests
 from tests.stamping.replay import copied, cut_disks, recorded, replay
 
 GROWN = StampChanges(license="Apache-2.0", data_source="x" * 9000)
@@ -78,7 +78,7 @@ def test_every_prefix_of_the_writes_reads_as_before_or_as_after(
     original = copied(path.parent, tmp_path / "original")
     before, digests = files_below(path.parent), stored_digests(path)
     with recorded(path.parent) as steps:
-        result = stamp_file(path, changes(container), in_place=True, force_reason=force_reason(container))
+        result = stamp_file(path, changes(container), in_place=True)
     after = files_below(path.parent)
     assert BY_COPY_NOTE in result.notes
     assert stored_digests(path) == digests

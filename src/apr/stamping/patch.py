@@ -281,7 +281,7 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
     if is_copied:
         false_notes = _link_notes(link_count, keeps=False)
         true_notes = (*_link_notes(link_count, keeps=True), BY_COPY_NOTE)
-        notes = (*(note for note in notes if note not in false_notes), *true_notes)
+        notes = tuple(dict.fromkeys((*(note for note in notes if note not in false_notes), *true_notes)))
     return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
 
 
