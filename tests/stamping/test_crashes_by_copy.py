@@ -16,7 +16,8 @@ import pytest
 
 from apr.formats.registry import open_checkpoint
 from apr.stamping.changes import StampChanges
-from apr.stamping.patch import BY_COPY_NOTE, stamp_file
+from apr.stamping.patch import stamp_file
+from apr.stamping.result import BY_COPY_NOTE
 from apr.storage import copying, exchange, operations
 from apr.storage.journal import aside_of, journal_of_directory, new_beside
 from tests.stamping.conftest import QWEN2, files_below, stored_digests
