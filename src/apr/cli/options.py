@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +14,49 @@ from apr.errors import UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
-"""A path that may or may not exist: the reader, not click, says what is wrong with it (exit 3, not 2)."""
+
+class LocalPath(click.Path):
+    """A path that may or may not exist: the reader, not click, says what is wrong with it (exit 3, not 2)."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_address(value):
+            self.fail(
+                f"{value!r} is an address, and this needs a local path; `apr preflight`, `apr inspect` and "
+                "`apr tensors` read addresses. Download the model first.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+class Source(LocalPath):
+    """A local path, or as a `str` the address of a checkpoint on another machine (`apr.cli.network`)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and is_address(value) else super().convert(value, param, ctx)
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is meant as an address and not as a local path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+PATH = LocalPath()
+SOURCE = Source()
+
+
+def plain_http_option(function: Decorated) -> Decorated:
+    """Add `--plain-http`, for commands that take a SOURCE."""
+    option = click.option(
+        "--plain-http",
+        "allows_plain_http",
+        is_flag=True,
+        help="Read http:// addresses of other machines too, where you trust the network.",
+    )
+    return option(function)
 
 
 def _set_mode(ctx: click.Context, _parameter: click.Parameter, is_json: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
 from apr.convert.metering import Meter, Report
 from apr.convert.probing import probe_of
 from apr.convert.proof import check_written, intact_tensors
@@ -26,6 +26,7 @@ from apr.formats.json_text import read_object, without_tagged_floats
 from apr.formats.recorded import RECORDED_FILE_NAME, RECORDED_METADATA_KEY, Probe, Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
+from apr.formats.writing import STAMP_SLACK_BYTES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
 from apr.loading.pinned import config_facts
@@ -96,6 +97,7 @@ def import_checkpoint(
     output = default_output(source) if output is None else Path(output)
     check_output(source, output, force=force)
     with open_checkpoint(source) as opened:
+        check_convertible(opened)
         checkpoint = opened if config_path is None else _with_config(opened, config_path)
         options = RoadOptions(
             allowed_gates=allowed_gates or {},
@@ -142,6 +144,7 @@ def _write(
             beside,
             metadata=_metadata(checkpoint, recorded, tokenizer_files, output.stem),
             tensors=[*map(meter.copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
+            metadata_slack_bytes=STAMP_SLACK_BYTES,
         )
         with check_written(beside, expected, invariant=BYTES_ID, meter=meter) as written:
             check_same_model(replace(checkpoint, recorded=recorded), written, checkpoint.config)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
+from apr.gates.coverage import unloadable
 from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from apr.loading.receipt import Receipt
+    from apr.storage.remote.address import Download
 
 
 _NO_REASONS: Mapping[str, str] = MappingProxyType({})
@@ -45,7 +47,8 @@ class RoadOptions(NamedTuple):
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
-    place of every stamp ("what if it were loaded as ...").
+    place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
+    one, which remedies then begin with.
     """
 
     run_kind: Kind = Kind.DECODER
@@ -57,6 +60,7 @@ class RoadOptions(NamedTuple):
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     load_as: str | None = None
+    download: Download | None = None
 
 
 class Examination(NamedTuple):
@@ -87,11 +91,16 @@ class LoadedModel(NamedTuple):
     examination: Examination
 
 
-def examine(path: Path, options: RoadOptions | None = None) -> Examination:
-    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
+def examine(
+    path: Path, options: RoadOptions | None = None, *, opening: Callable[[Path], Checkpoint] = open_checkpoint
+) -> Examination:
+    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint.
+
+    opening: what opens `path`, where that is an address.
+    """
     options = options or RoadOptions()
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = opening(path)
     except AprError as error:
         facts = _facts(path, options)._replace(opening_error=error, plan_note="there is no header to plan from")
         return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
@@ -117,6 +126,7 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
         allow_words=options.allow_words,
+        download=options.download,
     )
 
 
@@ -231,6 +241,7 @@ def try_load(
     from apr.loading.receipt import write_receipt
     from apr.loading.target import refuse_unexplained_buffers
 
+    examination = _with_unloadable(examination)
     if examination.facts.values is None and examination.is_accepted:
         examination = deepen(examination)
     facts = examination.facts
@@ -248,6 +259,16 @@ def try_load(
     probe, note = _replay(facts.checkpoint, model)
     facts = facts._replace(receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
     return model, _advance(examination, facts, Stage.RESIDENT)
+
+
+def refuse_unloadable(examination: Examination) -> None:
+    """Raise RefusedError for a checkpoint that is examined and never loaded; before its bytes are read for nothing."""
+    refuse_unless_accepted(_with_unloadable(examination))
+
+
+def _with_unloadable(examination: Examination) -> Examination:
+    finding = unloadable(examination.facts)
+    return examination if finding is None else examination._replace(findings=(*examination.findings, finding))
 
 
 def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | None]:

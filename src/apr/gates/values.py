@@ -8,6 +8,7 @@ from apr.formats.dtypes import ENCODINGS
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded, repair_commands
+from apr.identity.types import Naming
 from apr.loading.fingerprints import (
     NORMS_OF_EITHER_KIND,
     NORMS_THAT_ADD_ONE,
@@ -136,6 +137,8 @@ def _other_convention(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iter
     """Norm gains that show the other convention than the claimed class computes with: x * w, or x * (1 + w)."""
     assert facts.plan is not None
     claimed = facts.plan.target.architecture
+    if claimed.naming is Naming.GGUF:
+        return  # The converter of llama.cpp adds the one, so that every gain lies around one.
     adds_one = claimed.model_type in NORMS_THAT_ADD_ONE
     centre = gain_centre(seen)
     if centre is None or (centre is GainCentre.ZERO) == adds_one or claimed.model_type in NORMS_OF_EITHER_KIND:

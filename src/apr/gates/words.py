@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 from apr.identity.verdict import stamp_recipe
 from apr.identity.wrappers import WRAPPER_PARTS
 from apr.loading.ledger import LoadPlan
@@ -62,14 +62,18 @@ def uniform_guess(facts: InitFacts) -> str:
 
 def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     """The two lines that repair a false stamp and start again."""
-    repaired = repaired_path(facts.path, architecture)
+    path = facts.local_path
+    is_file = path.is_file() if facts.download is None else facts.download.is_file
+    repaired = repaired_path(path, architecture, is_file)
+    if architecture.naming is Naming.GGUF:
+        return f"{stamp_recipe(path, architecture, repaired)}\napr preflight {shlex.quote(str(repaired))}"
     retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
-    return f"{stamp_recipe(facts.path, architecture, repaired)}\n{retry}"
+    return f"{stamp_recipe(path, architecture, repaired)}\n{retry}"
 
 
-def repaired_path(path: Path, architecture: Architecture) -> Path:
+def repaired_path(path: Path, architecture: Architecture, is_file: bool) -> Path:
     """Where the recipe puts the repaired copy: beside the original, named for what it is."""
-    return path.with_name(f"{path.stem if path.is_file() else path.name}.{architecture.model_type}{path.suffix}")
+    return path.with_name(f"{path.stem if is_file else path.name}.{architecture.model_type}{path.suffix}")
 
 
 def wrapping(facts: InitFacts) -> str:

@@ -19,6 +19,7 @@ FORMAT_NAMES = {
     Format.SAFETENSORS: "SafeTensors",
     Format.HF_DIRECTORY: "Hugging Face directory",
     Format.PEFT_ADAPTER: "PEFT adapter",
+    Format.GGUF: "GGUF",
 }
 FLAGS_SHOWN = ("LZ4_COMPRESSED", "ZSTD_COMPRESSED", "ENCRYPTED", "SIGNED", "SHARDED", "QUANTIZED", "HAS_VOCAB")
 
@@ -169,7 +170,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 def _architecture(architecture: Architecture) -> dict[str, Any]:
     return {
-        "class_name": architecture.class_name,
+        "class_name": architecture.class_name or None,
         "model_type": architecture.model_type,
         "kind": architecture.kind.value,
     }

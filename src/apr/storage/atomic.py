@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError
+from apr.storage.operations import sync_directory
 
 # What the user can do about each refusal of the operating system.
 _REMEDIES = {
@@ -138,15 +139,6 @@ def _give_name(descriptor: int, temporary: Path) -> None:
         os.link(f"/proc/self/fd/{descriptor}", temporary.name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync_tree(directory: Path) -> None:

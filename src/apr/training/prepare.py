@@ -11,7 +11,7 @@ from apr.errors import RefusedError
 from apr.formats.dtypes import DType
 from apr.gates.facts import TokenizerFacts
 from apr.gates.finding import Finding, Status
-from apr.gates.road import Examination, RoadOptions, examine, load, refuse_unless_accepted
+from apr.gates.road import Examination, RoadOptions, examine, load, refuse_unless_accepted, refuse_unloadable
 from apr.identity.types import Architecture, Kind
 from apr.loading.model_digest import model_digest
 from apr.loading.on_disk import on_disk_state_dict
@@ -91,6 +91,7 @@ def _from_checkpoint(
     examination = _examine(options, tokenizer)
     try:
         refuse_unless_accepted(examination)
+        refuse_unloadable(examination)
         facts = examination.facts
         assert facts.checkpoint is not None
         assert facts.config is not None
