@@ -17,7 +17,7 @@ from apr.formats.gguf.edit import LARGE_PAIR_BYTES, plan_metadata_patch, value_a
 from apr.formats.gguf.header import Header
 from apr.formats.gguf.layout import ValueType, is_padding
 from apr.formats.gguf.read import Metadata, read_gguf
-from apr.storage.copying import apply_patch
+from apr.storage.copying import copy_file
 from apr.storage.patches import FilePatch
 from tests.formats import crafted_gguf as gguf_file
 from tests.formats.crafted_gguf import ARCHITECTURE, DATA, INFOS, PAIRS, crafted, pair, text, words
@@ -62,6 +62,12 @@ def changed(path: Path, new: Mapping[str, Any], gone: tuple[str, ...] = ()) -> F
         if is_padding(each.key):
             assert set(each.value) <= {" "}
     return patch
+
+
+def apply_patch(path: Path, patch: FilePatch) -> None:
+    beside = path.with_name("beside")
+    copy_file(path, beside, patch)
+    beside.replace(path)
 
 
 def written_bytes(patch: FilePatch) -> int:
