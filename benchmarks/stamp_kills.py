@@ -33,6 +33,7 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     from safetensors.numpy import load_file, save_file
 
     from apr.convert.importing import import_checkpoint
+    from tests.gguf_models import write_gguf
     from tests.tiny_models import save_tiny
 
     directory = save_tiny(folder / "hf" / "model", "qwen2")
@@ -40,6 +41,8 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     stamps = {"format": "pt", "hf_architecture": "Qwen2ForCausalLM"}
     (folder / "safetensors").mkdir()
     save_file(tensors, folder / "safetensors" / "model.safetensors", stamps)
+    (folder / "gguf").mkdir()
+    write_gguf(directory, folder / "gguf" / "model.gguf", "qwen2", "Q8_0")
     (folder / "apr").mkdir()
     import_checkpoint(directory, folder / "apr" / "model.apr")
     sharded = folder / "hf sharded" / "model"
@@ -54,6 +57,7 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     return {
         "apr": folder / "apr" / "model.apr",
         "safetensors": folder / "safetensors" / "model.safetensors",
+        "gguf": folder / "gguf" / "model.gguf",
         "hf": directory,
         "hf sharded": sharded,
     }
@@ -162,6 +166,7 @@ def same_tensors_and_whole(path: Path, before: Path, number: int) -> bool:
     """Whether a checkpoint that changed says all of what stamp `number` says, and holds the tensors it held."""
     from apr.convert.proof import intact_tensors
     from apr.formats.registry import open_checkpoint
+    from apr.quality.facts import text_stamp
 
     with open_checkpoint(path) as new, open_checkpoint(before) as old:
         if intact_tensors(new) != intact_tensors(old):
@@ -172,7 +177,7 @@ def same_tensors_and_whole(path: Path, before: Path, number: int) -> bool:
             said |= {texts["license"] for texts in new.weight_metadata.values() if "license" in texts}
             return said == {license_} and str((new.config or {}).get("note", "")).startswith(f"{number} ")
         note = str(new.metadata.get("note", "")).strip('"')
-        return new.metadata.get("license") == license_ and note.startswith(f"{number} ")
+        return text_stamp(new, "license") == license_ and note.startswith(f"{number} ")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def _outcome_line(outcome: Outcome) -> str:
     if outcome.status.value == "failed":
         invariant = f"[{answer['invariant']}] " if answer["invariant"] else ""
         return f"{head}  {invariant}{answer['message']}"
-    return "  ".join([head, *(f"{each['key']} = {_short(each['new'])}" for each in answer["changes"][:3])])
+    parts = [head, *(f"{each['key']} = {_short(each['new'])}" for each in answer["changes"][:3])]
+    return "  ".join([*parts, *(["(its signature is broken)"] if answer["broken_signatures"] else [])])
 
 
 def stamp_document(result: StampResult) -> dict[str, Any]:
@@ -188,6 +189,7 @@ def stamp_document(result: StampResult) -> dict[str, Any]:
         "changes": [change.to_json() for change in result.changes],
         "history_entry": dict(result.entry),
         "findings": [finding.to_json() for finding in result.findings],
+        "broken_signatures": [each.to_json() for each in result.broken_signatures],
         "notes": list(result.notes),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -101,7 +101,7 @@ def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
 
 
 def _unchecked(finding: Finding) -> Finding:
-    return finding if finding.status is Status.PASS else replace(finding, status=Status.UNCHECKED, remedy=None)
+    return finding if finding.status is Status.PASS else finding._replace(status=Status.UNCHECKED, remedy=None)
 
 
 def _remedy(refusals: list[Finding]) -> str:

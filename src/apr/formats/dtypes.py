@@ -7,8 +7,8 @@ Sizes: `apr-v2` codes and block layouts from `docs/format-apr2.md` §dtypes; saf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class DType(StrEnum):
@@ -60,8 +60,7 @@ class DType(StrEnum):
     Q1_0 = "Q1_0"
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(NamedTuple):
     """How a dtype is laid out: `block_bytes` for every started block of `block_elements`, after `prefix_bytes`."""
 
     block_elements: int

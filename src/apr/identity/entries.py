@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.identity.shapes import UnevaluableError, checked_integer, evaluate, fields_of
 from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
@@ -36,8 +35,7 @@ class UndecidedError(UnevaluableError):
     """The config leaves out a list that the config class would make by rules the atlas does not hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A family of tensors: `pattern` has one `{name}` for each loop `(name, extent expression)`.
 
     dims: expressions. when: the condition on config fields under which the tensors exist. where: on which layers.
@@ -58,8 +56,7 @@ class Template:
     bundle: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One architecture of the atlas.
 
     is_exact: symbolic evaluation reproduced the real model on random configs. defaults: what the config class gives

@@ -8,7 +8,6 @@ which show in the tensors themselves.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from apr.errors import AprError
@@ -62,7 +61,7 @@ def _reduced(entry: Entry, seen: Seen) -> Entry:
     bundles = {template.bundle for template, _ in seen} - {None}
     complete = {bundle for bundle in bundles if _is_complete([row for row in seen if row[0].bundle == bundle])}
     wanted = [(each, group) for each, group in seen if each.bundle is None or each.bundle in complete]
-    return replace(entry, templates=tuple(_settled(wanted)))
+    return entry._replace(templates=tuple(_settled(wanted)))
 
 
 def _is_complete(members: Seen) -> bool:
@@ -86,11 +85,11 @@ def _settled(seen: Seen) -> list[Template]:
     settled = []
     for template, _ in seen:
         if template.where in essential and template.bundle is None:
-            settled.append(replace(template, where=()))
+            settled.append(template._replace(where=()))
         elif template.where in absent:
             continue
         elif template.where and opposite(template.where) in absent - essential:
-            settled.append(replace(template, where=()))
+            settled.append(template._replace(where=()))
         else:
             settled.append(template)
     return settled

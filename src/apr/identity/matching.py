@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import AprError
 from apr.identity.entries import ANY_SIZE, MOST_TENSORS, Entry, Place, Template, place_holds
@@ -20,8 +19,7 @@ from apr.identity.types import Candidate
 _CONFLICTS_SHOWN = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """One entry held against a file: leftovers on both sides by full name, and what was solved.
 
     unfilled: names the entry wants and the file lacks (a pattern with its `{layer}` where its extent is unknown).

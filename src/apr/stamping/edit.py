@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,7 +67,7 @@ class Editor(NamedTuple):
 
 def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: str) -> tuple[Stamp, ...]:
     """`stamps` with the new `values`; a key that had no stamp gets one at `place`."""
-    kept = [replace(stamp, value=values.get(stamp.key, stamp.value)) for stamp in stamps]
+    kept = [stamp._replace(value=values.get(stamp.key, stamp.value)) for stamp in stamps]
     present = {stamp.key for stamp in stamps}
     added = [Stamp(key, value, f"{place}: {key.value}") for key, value in values.items() if key not in present]
     return (*kept, *added)

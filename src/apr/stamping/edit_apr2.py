@@ -107,6 +107,7 @@ def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`: header flags kept (row-major and HAS_VOCAB added where true), tensors streamed."""
     from apr.convert.metering import UNMETERED
     from apr.formats.apr2.write import write_apr2
+    from apr.formats.writing import STAMP_SLACK_BYTES
 
     copy_of = (edit.meter or UNMETERED).copy_of
     write_apr2(
@@ -115,6 +116,7 @@ def write(edit: Edit, path: Path) -> None:
         tensors=[*map(copy_of, edit.before.tensors.values()), *_embedded_files(edit)],
         flags=_flags(edit),
         spelling=spelling_of(edit.before.metadata),
+        metadata_slack_bytes=STAMP_SLACK_BYTES,
     )
 
 

@@ -53,7 +53,11 @@ def read_gguf(path: Path) -> Checkpoint:
     The data of quantised tensors is described and not decoded. Raises DamagedFileError where the header contradicts
     itself or the file's size, and for big-endian files and versions that are not read.
     """
-    file = SourceFile(Path(path))
+    return gguf_in(SourceFile(Path(path)))
+
+
+def gguf_in(file: SourceFile) -> Checkpoint:
+    """As `read_gguf`, of a file that is open, here or on another machine; an error closes it."""
     try:
         header = read_header(file)
         metadata = Metadata(header)
