@@ -160,6 +160,30 @@ def test_keys_left_behind_under_another_architecture_are_refused(tmp_path: Path,
     assert "the keys are written for gemma (gemma.block_count)" in refused(document)["INV-INIT-CONFIG-001"]
 
 
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
+@pytest.mark.parametrize("count", [5_000, 99_999, (1 << 32) - 1])
+def test_a_hostile_count_of_layers_is_refused_before_names_are_made(
+    count: int, tmp_path: Path, preflight: Preflight
+) -> None:
+    model = model_of("qwen2")
+    metadata = {**metadata_of(model), "qwen2.block_count": count}
+    code, document = preflight(write_gguf(tmp_path / "model.gguf", model.shapes, metadata))
+    assert code == 5
+    message = refused(document)["FALSIFY-APR-PRETRAIN-INIT-005"]
+    assert "the keys ask for more layers than the file can explain" in message
+
+
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
+def test_a_key_of_another_kind_is_refused(tmp_path: Path, preflight: Preflight) -> None:
+    model = model_of("qwen2")
+    for key, value in (("embedding_length", 64.5), ("rope.freq_base", float("nan")), ("rope.freq_base", True)):
+        metadata = {**metadata_of(model), f"qwen2.{key}": value}
+        code, document = preflight(write_gguf(tmp_path / f"{key}-{value}.gguf", model.shapes, metadata))
+        assert code == 5
+        message = refused(document)["FALSIFY-APR-PRETRAIN-INIT-005"]
+        assert f"qwen2.{key} cannot be used" in message
+
+
 @pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-ARCH-009")
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Path, preflight: Preflight) -> None:
     model = model_of("qwen2")
