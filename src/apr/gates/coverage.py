@@ -45,7 +45,9 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             )
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
-        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
+        prefix = facts.plan.prefix
+        taken = f"; every name taken as `{prefix}...`, as the file was saved from the base model" if prefix else ""
+        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}{taken}")
 
 
 def _remedy(facts: InitFacts) -> str:

@@ -68,8 +68,9 @@ class InitFacts(NamedTuple):
     """Everything known about one intended start; None means that stage has not been reached (or could not be).
 
     opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
-    there is no load plan. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
-    allow_words: how this caller lets one tensor through, with `{name}` for the tensor.
+    there is no load plan. probe_error: why the loaded model could not be tried. retry_command: the command line to run
+    after a repair, with `{path}` for the checkpoint. allow_words: how this caller lets one tensor through, with
+    `{name}` for the tensor.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class InitFacts(NamedTuple):
     buffers: BufferReport | None = None
     probe: ProbeReplay | None = None
     probe_note: str | None = None
+    probe_error: AprError | None = None
     step0: Step0 | None = None
     fresh: Fresh | None = None
     written: Written | None = None
