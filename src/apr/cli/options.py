@@ -12,7 +12,17 @@ from apr.cli.out import Mode, Out
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """As click's, but an empty word names nothing: pathlib would take it for the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path, readable=False)
 """A path that may or may not exist: the reader, not click, says what is wrong with it (exit 3, not 2)."""
 
 

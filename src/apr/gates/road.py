@@ -21,6 +21,7 @@ from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Writ
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
+from apr.identity.atlas import load_atlas
 from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.config import resolve_config
 from apr.identity.types import Architecture, Kind, Verdict
@@ -138,7 +139,7 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
         config = resolve_config(with_prefix(unscaled, prefix), architecture)
         target = make_target(checkpoint, architecture, config)
         if target is None and options.may_use_zoo:
-            refuse_absurd_counts(config.values, checkpoint)
+            refuse_absurd_counts(config.values, checkpoint, load_atlas().entry(architecture).defaults)
             target = make_target_on_meta(architecture, config)
     except AprError as error:
         return facts._replace(config_error=error, plan_note="the config does not describe a model")
