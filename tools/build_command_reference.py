@@ -22,7 +22,8 @@ stale. Exit codes: [exit-codes.md](exit-codes.md). Every command takes `--json` 
 Completion: `eval "$(_APR_COMPLETE=bash_source apr)"` in `~/.bashrc` (`zsh_source` in `~/.zshrc`,
 `_APR_COMPLETE=fish_source apr | source` in fish).
 
-Environment: `NO_COLOR` and `FORCE_COLOR` as everywhere; `APR_DEBUG=1` shows tracebacks and what libraries say.
+Environment: `NO_COLOR` and `FORCE_COLOR` as everywhere; `APR_DEBUG=1` shows tracebacks and what libraries say; for
+addresses ([remote.md](remote.md)) `HF_ENDPOINT`, `HF_TOKEN`, `HTTPS_PROXY` and `NO_PROXY`.
 """
 
 

@@ -18,10 +18,12 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of, tensor_digests
 from apr.loading.tokenizer import tokenizer_output_hash
 from apr.stamping.changes import StampChanges
+from tests.cli.conftest import apr  # noqa: F401 - a fixture
+from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
 
-CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors")
+CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors", "gguf")
 QWEN2 = StampChanges(architecture="qwen2", hf_architecture="Qwen2ForCausalLM", hf_model_type="qwen2")
 LLAMA = StampChanges(architecture="llama", hf_architecture="LlamaForCausalLM", hf_model_type="llama")
 LLAMA_FIELDS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
@@ -93,6 +95,13 @@ class Lie:
     def repair(self) -> StampChanges:
         return QWEN2
 
+    @property
+    def class_names(self) -> dict[str, str]:
+        """How messages name the two architectures; GGUF knows no classes."""
+        is_gguf = self.container == "gguf"
+        classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+        return {name: f"{name} ({'GGUF' if is_gguf else class_name})" for name, class_name in classes.items()}
+
     def output(self) -> Path:
         """A free path for the stamped copy."""
         return self.path.with_name(f"repaired{self.path.suffix}")
@@ -110,6 +119,7 @@ def lies(tmp_path_factory: pytest.TempPathFactory, lying_directory: Path) -> dic
         "apr-typed-only": folder / "typed.apr",
         "hf": lying_directory,
         "safetensors": folder / "lie.safetensors",
+        "gguf": write_gguf(lying_directory, folder / "lie.gguf", "llama", "Q8_0"),
     }
 
 
@@ -123,6 +133,23 @@ def make_lie(lies: dict[str, Path], tmp_path: Path) -> Callable[[str], Lie]:
         return Lie(container, copy)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path) -> Path:
+    """The Qwen2 directory in two shards that carry stamps of their own."""
+    directory = tmp_path_factory.mktemp("sharded") / "qwen2"
+    shutil.copytree(honest_qwen2, directory)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        name = f"model-{number:05d}-of-00002.safetensors"
+        stamps = {"format": "pt", "hf_architecture": "Qwen2ForCausalLM", "license": "MIT"}
+        save_file({each: tensors[each] for each in part}, directory / name, stamps)
+        weight_map |= dict.fromkeys(part, name)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
 
 
 @pytest.fixture(params=CONTAINERS)

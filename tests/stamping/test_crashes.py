@@ -17,7 +17,7 @@ from apr.storage.journal import journal_of_directory, journal_of_file
 from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
 from tests.stamping.replay import Step, copied, cut_disks, recorded, replay
 
-CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors")
+CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors", "gguf")
 GROWTH = {"fits": {"note": "z"}, "grows": {"note": "x" * 3000}, "grows by blocks": {"note": "y" * 20_000}}
 
 

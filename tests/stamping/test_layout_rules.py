@@ -151,7 +151,7 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(target)], check=False)
 
 
-@pytest.mark.parametrize("container", ["apr", "safetensors", "hf"])
+@pytest.mark.parametrize("container", ["apr", "safetensors", "hf", "gguf"])
 def test_where_no_room_can_be_made_a_changed_copy_takes_the_place(
     lies: dict[str, Path], other_disk: Path, container: str
 ) -> None:
@@ -167,7 +167,7 @@ def test_where_no_room_can_be_made_a_changed_copy_takes_the_place(
 
 
 @pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
-@pytest.mark.parametrize("container", ["apr", "safetensors"])
+@pytest.mark.parametrize("container", ["apr", "safetensors", "gguf"])
 def test_a_disk_that_is_really_full_leaves_the_file_as_it_was(
     lies: dict[str, Path], other_disk: Path, container: str
 ) -> None:
@@ -186,11 +186,11 @@ def test_a_disk_that_is_really_full_leaves_the_file_as_it_was(
     assert files_below(other_disk) == before
 
 
-@pytest.mark.parametrize("growth_bytes", [-100, 100])
+@pytest.mark.parametrize(("container", "growth_bytes"), [("apr", -100), ("apr", 100), ("gguf", -100)])
 def test_a_file_that_changes_size_meanwhile_is_left_alone(
-    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch, growth_bytes: int
+    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch, container: str, growth_bytes: int
 ) -> None:
-    lie = make_lie("apr")
+    lie = make_lie(container)
     size_bytes = lie.path.stat().st_size + growth_bytes
     from apr.stamping import in_place
 

@@ -35,7 +35,9 @@ def test_a_repaired_file_says_the_truth_and_holds_the_same_bytes(lie: Lie, desti
     output = stamp(lie, destination, lie.repair)
     assert stored_digests(output) == before
     with open_checkpoint(output) as checkpoint:
-        assert give_verdict(checkpoint).kind is VerdictKind.MATCH
+        # Architectures of llama.cpp have more name twins: `dream` and `llada` hold the tensors of `qwen2`.
+        twin = lie.container == "gguf"
+        assert give_verdict(checkpoint).kind is (VerdictKind.AMBIGUOUS if twin else VerdictKind.MATCH)
         assert stamp_values(checkpoint) <= {"qwen2", "Qwen2ForCausalLM"}
         assert checkpoint.verify_checksums() == ()
     if destination == "output":
@@ -89,7 +91,9 @@ def test_the_history_keeps_previous_values_of_every_stamp_in_order(lie: Lie, des
     stamps = [entry for entry in history if entry["action"] == "stamp"]
     assert [entry["reason"] for entry in stamps] == ["relabelled by a trainer", None]
     replaced = {key: change for key, change in changes_by_key(stamps[0]).items() if not change.get("was_absent")}
-    assert "LlamaForCausalLM" in str([change["previous"] for change in replaced.values()])
+    assert ("llama" if lie.container == "gguf" else "LlamaForCausalLM") in str(
+        [change["previous"] for change in replaced.values()]
+    )
     undone = changes_by_key(stamps[1])
     assert all(undone[key]["previous"] == change["new"] for key, change in replaced.items() if key in undone)
     assert undone
@@ -119,9 +123,10 @@ def test_a_stamp_that_contradicts_the_tensors_is_refused_and_nothing_is_written(
         stamp(lie, destination, LLAMA)
     assert caught.value.invariant == "INV-STAMP-TRUTH-001"
     text = str(caught.value)
-    assert "llama (LlamaForCausalLM)" in text
-    assert "the tensors show qwen2 (Qwen2ForCausalLM)" in text
-    assert "--architecture qwen2 --hf-architecture Qwen2ForCausalLM --hf-model-type qwen2" in text
+    assert lie.class_names["llama"] in text
+    assert f"the tensors show {lie.class_names['qwen2']}" in text
+    others = "" if lie.container == "gguf" else " --hf-architecture Qwen2ForCausalLM --hf-model-type qwen2"
+    assert f"--architecture qwen2{others} " in text
     assert ("--in-place" in str(caught.value.remedy)) is (destination == "in place")
     assert files_below(lie.path.parent) == before
 

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from apr.errors import RefusedError, UsageError
+from apr.formats.gguf.values import Array
 from apr.formats.registry import open_checkpoint
-from apr.identity.types import Architecture, Kind, VerdictKind
+from apr.identity.types import VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import editor_of, stamp_file
@@ -25,8 +26,10 @@ def said(path: Path) -> dict[str, dict[str, object]]:
     """Everything a stamp can change in the checkpoint at `path`, without the history itself."""
     with open_checkpoint(path) as checkpoint:
         places = editor_of(checkpoint.format).places(checkpoint)
+        for values in places.values():
+            values.update({key: list(value) for key, value in values.items() if isinstance(value, Array)})
     return {
-        place: {key: value for key, value in values.items() if key != "apr_recorded"}
+        place: {key: value for key, value in values.items() if key not in ("apr_recorded", "apr.history")}
         for place, values in places.items()
     }
 
@@ -74,7 +77,7 @@ def test_auto_completes_what_the_user_names_among_twins(lie: Lie) -> None:
     named = StampChanges(hf_model_type="qwen2")
     stamp_file(lie.path, named, in_place=True, auto=True)
     with open_checkpoint(lie.path) as checkpoint:
-        assert give_verdict(checkpoint).claim.architecture == Architecture("Qwen2ForCausalLM", "qwen2", Kind.DECODER)
+        assert str(give_verdict(checkpoint).claim.architecture) == lie.class_names["qwen2"]
     assert stamp_file(lie.path, named, in_place=True, auto=True).changes == ()
     assert stamp_file(lie.path, NOTHING, in_place=True, auto=True).changes == ()
 

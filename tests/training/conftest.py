@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from apr.training.encode_options import EncodeOptions
 from apr.training.options import PretrainOptions
 from apr.training.result import RunResult
-from apr.training.tokenize_encode import EncodeOptions, encode_corpus
+from apr.training.tokenize_encode import encode_corpus
 from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 
 VOCABULARY = 384

@@ -76,6 +76,16 @@ def test_utilisation_is_null_with_a_reason_where_nobody_measures_it(scratch_run:
 
 @pytest.mark.falsifies("FALSIFY-TRAIN-002")
 @pytest.mark.planted_defect("GATE-TRAIN-002")
+def test_a_checkpoint_of_a_run_has_room_for_its_first_stamp(scratch_run: RunResult) -> None:
+    from apr.formats.apr2.layout import HEADER_BYTES, unpack_header
+    from apr.formats.writing import STAMP_SLACK_BYTES
+
+    for path in scratch_run.checkpoints:
+        with path.open("rb") as file:
+            header = unpack_header(file.read(HEADER_BYTES))
+        assert header.index_offset_bytes - HEADER_BYTES - header.metadata_size_bytes >= STAMP_SLACK_BYTES
+
+
 def test_each_epoch_leaves_a_checkpoint_that_its_successor_accepts(scratch_run: RunResult, tokenizer: Path) -> None:
     folder = scratch_run.run_directory / "ckpt"
     names = sorted(path.name for path in folder.iterdir())
@@ -262,7 +272,8 @@ def test_too_short_a_run_for_its_size_is_refused(
 def test_another_tokenizer_than_the_recorded_one_is_refused(
     scratch_run: RunResult, source_tree: Path, tmp_path: Path
 ) -> None:
-    from apr.training.tokenize_encode import EncodeOptions, encode_corpus
+    from apr.training.encode_options import EncodeOptions
+    from apr.training.tokenize_encode import encode_corpus
     from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 
     other = tmp_path / "other"

@@ -18,7 +18,8 @@ from apr.loading.tokenizer import (
     vocabulary_size,
 )
 from apr.training.corpus_files import corpus_files
-from apr.training.tokenize_encode import EncodeOptions, EosPolicy, encode_corpus
+from apr.training.encode_options import EncodeOptions, EosPolicy
+from apr.training.tokenize_encode import encode_corpus
 from apr.training.tokenize_estimate import estimate_corpus
 from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 

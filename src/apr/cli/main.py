@@ -21,7 +21,7 @@ _GARBAGE_THRESHOLDS = (50_000, 20, 100)
 COMPLETION_VARIABLE = "_APR_COMPLETE"
 HELP = """Know that a model really starts from the weights you named.
 
-Checkpoints are APR files, .safetensors files or Hugging Face directories. Start with `apr preflight X`: it says
+Checkpoints are .apr, .safetensors and .gguf files or Hugging Face directories. Start with `apr preflight X`: it says
 whether training from X would start from the right weights, and what to do if not.
 """
 

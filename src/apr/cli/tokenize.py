@@ -157,7 +157,8 @@ def encode_command(
     if num_workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(num_workers)
     from apr.training.documents import Normalization
-    from apr.training.tokenize_encode import EncodeOptions, EosPolicy, encode_corpus
+    from apr.training.encode_options import EncodeOptions, EosPolicy
+    from apr.training.tokenize_encode import encode_corpus
     from apr.training.tokenize_estimate import estimate_corpus
 
     options = EncodeOptions(

@@ -21,12 +21,14 @@ from apr.demo.text import standard_library_files
 from apr.demo.watching import DemoWatcher, RunObserver
 from apr.formats.registry import open_checkpoint
 from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.model_digest import model_digest
 from apr.storage.checksums import blake3_hex
+from apr.training.encode_options import EncodeOptions, EosPolicy
 from apr.training.options import PretrainOptions
-from apr.training.prepare import model_digest, prepare
+from apr.training.prepare import prepare
 from apr.training.result import RunResult
 from apr.training.run import pretrain, train_prepared
-from apr.training.tokenize_encode import EncodeOptions, EosPolicy, encode_corpus
+from apr.training.tokenize_encode import encode_corpus
 from apr.training.tokenize_train import TokenizerTrainingOptions, train_tokenizer
 
 TOKENIZER, TOKENS, CONFIG = "tokenizer", "tokens", "config.json"

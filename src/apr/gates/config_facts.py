@@ -11,10 +11,11 @@ from apr.gates.finding import Finding, Status
 from apr.identity.atlas import load_atlas
 from apr.identity.config import is_number
 from apr.identity.typed_config import EPSILON_FIELD
-from apr.identity.types import Origin, ResolvedConfig
+from apr.identity.types import Naming, Origin, ResolvedConfig
 from apr.loading.pinned import drifted_facts
 
 ID = "INV-INIT-CONFIG-001"
+_FLOATS = " (epsilons and rope bases with a decimal point: the key takes its type from the value)"
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -29,7 +30,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"{name} is recorded nowhere, and no tensor shows it",
             expected=f"{name} of {config.architecture} in the checkpoint's metadata or config",
             found="absent",
-            remedy=f"apr stamp {facts.path} --set {name}=VALUE -o OUT, with the value the model was trained with",
+            remedy=f"apr stamp {facts.local_path} --set {name}=VALUE -o OUT, with the value the model was trained with"
+            + (_FLOATS if config.architecture.naming is Naming.GGUF else ""),
         )
     for conflict in config.conflicts:
         yield Finding(
@@ -57,7 +59,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"the config is not the one the weights were saved with: {line}",
             expected="the value pinned in the checkpoint's record",
             found=line,
-            remedy=f"restore the value, or, if it is meant: apr stamp {facts.path} --set NAME=VALUE -o OUT",
+            remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
         )
     if not (config.missing or config.conflicts or undefined or drifted):
         defaulted = sorted({*_of_the_class(config)})

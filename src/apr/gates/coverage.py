@@ -7,9 +7,15 @@ from collections.abc import Iterable
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import account, folded, repair_commands, uniform_guess, wrapping
+from apr.identity.gguf_atlas import hugging_face_names
+from apr.loading.gguf_target import is_gguf_target
 from apr.loading.scales import unscaled_by_choice
 
 ID = "INV-INIT-COVERAGE-001"
+NOT_LOADED = (
+    "the tensors are accounted for under their names in the file, as llama.cpp takes them; they are not loaded into a "
+    "model of Hugging Face, so a run does not start from this file"
+)
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -43,11 +49,29 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
                 f"{len(uncertain)} 8-bit floating-point tensors, and nothing in the file speaks of scales: whether "
                 "they were dropped, only the values show (--deep)",
             )
+        if is_gguf_target(facts.plan.target):
+            yield Finding(ID, Status.UNCHECKED, NOT_LOADED)
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
         prefix = facts.plan.prefix
         taken = f"; every name taken as `{prefix}...`, as the file was saved from the base model" if prefix else ""
         yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}{taken}")
+
+
+def unloadable(facts: InitFacts) -> Finding | None:
+    """The refusal to load a GGUF file into a model; None for every other checkpoint."""
+    if facts.plan is None or not is_gguf_target(facts.plan.target):
+        return None
+    architecture = facts.plan.target.architecture
+    names = ", ".join(hugging_face_names(architecture.model_type)) or "nothing that is known"
+    return Finding(
+        ID,
+        Status.REFUSE,
+        "the weights of a GGUF file are not loaded into a model: its tensors have names, orders and forms of their own",
+        expected="an .apr file, a .safetensors file or a Hugging Face directory",
+        found=f"a GGUF file of {architecture.model_type}; in Hugging Face's names: {names}",
+        remedy="start from the model that the GGUF file was made from: its Hugging Face directory or .apr file",
+    )
 
 
 def _remedy(facts: InitFacts) -> str:
@@ -59,6 +83,8 @@ def _remedy(facts: InitFacts) -> str:
     accept = f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"
     if others and others[0] == facts.verdict.claim.architecture:
         return f"the file is what it says it is: load it as {others[0]}; {accept}"
+    if any(each.architecture == claimed for each in facts.verdict.evidence.candidates):
+        return f"correct the dimensions the checkpoint records (`apr inspect` shows which), or get the file; {accept}"
     if others:
         return repair_commands(facts, others[0])
     return f"find the producer that wrote these names, or get a complete copy; {accept}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from apr.gates.road import Examination
 from apr.identity.folding import fold_names
-from apr.identity.types import Architecture, Candidate
+from apr.identity.types import Architecture, Candidate, Naming
 from apr.loading.ledger import LoadPlan
 
 SCHEMA = "apr.preflight/1"
@@ -42,9 +42,17 @@ def preflight_document(examination: Examination) -> dict[str, Any]:
     }
 
 
-def _architecture(architecture: Architecture | None) -> dict[str, str] | None:
+def _architecture(architecture: Architecture | None) -> dict[str, str | None] | None:
+    """The names of an architecture; GGUF has one of its own and none of Hugging Face's."""
     if architecture is None:
         return None
+    if architecture.naming is Naming.GGUF:
+        return {
+            "gguf_architecture": architecture.model_type,
+            "hf_architecture": None,
+            "hf_model_type": None,
+            "kind": architecture.kind.value,
+        }
     return {
         "hf_architecture": architecture.class_name,
         "hf_model_type": architecture.model_type,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apr.loading.probe import ProbeReplay
     from apr.loading.receipt import Receipt
     from apr.loading.values import TensorFacts
+    from apr.storage.remote.address import Download
 
 
 class Stage(StrEnum):
@@ -70,7 +71,7 @@ class InitFacts(NamedTuple):
     opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
     there is no load plan. probe_error: why the loaded model could not be tried. retry_command: the command line to run
     after a repair, with `{path}` for the checkpoint. allow_words: how this caller lets one tensor through, with
-    `{name}` for the tensor.
+    `{name}` for the tensor. download: how a checkpoint on another machine comes to this one, None for one that is here.
     """
 
     path: Path
@@ -98,6 +99,12 @@ class InitFacts(NamedTuple):
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     allowed_tensors: Mapping[str, str] = MappingProxyType({})
+    download: Download | None = None
+
+    @property
+    def local_path(self) -> Path:
+        """The path for commands that the user is to run: of the checkpoint, once it is on this machine."""
+        return self.path if self.download is None else self.download.local
 
 
 class Gate(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, repair_commands
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 from apr.loading.norm_gains import Convention, GainCentre, convention_of, dead_gains, gain_centre
 from apr.loading.values import TensorFacts
 
@@ -17,7 +17,8 @@ def norm_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
     assert facts.plan is not None
     claimed = facts.plan.target.architecture
     convention = convention_of(claimed.model_type, facts.plan.target.config.values)
-    if convention is Convention.EITHER:
+    # The converter of llama.cpp adds the one, so that every gain lies around one.
+    if convention is Convention.EITHER or claimed.naming is Naming.GGUF:
         return
     centre = gain_centre(seen)
     dead = dead_gains(seen.values()) if convention is Convention.PLAIN else ()

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,13 +17,14 @@ from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
+from apr.gates.coverage import unloadable
 from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
-from apr.identity.atlas import load_atlas
 from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.config import resolve_config
+from apr.identity.gguf_atlas import atlas_of
 from apr.identity.types import Architecture, Kind, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from apr.loading.receipt import Receipt
+    from apr.storage.remote.address import Download
 
 
 _NO_REASONS: Mapping[str, str] = MappingProxyType({})
@@ -47,7 +49,8 @@ class RoadOptions(NamedTuple):
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
-    place of every stamp ("what if it were loaded as ...").
+    place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
+    one, which remedies then begin with.
     """
 
     run_kind: Kind = Kind.DECODER
@@ -59,6 +62,7 @@ class RoadOptions(NamedTuple):
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     load_as: str | None = None
+    download: Download | None = None
 
 
 class Examination(NamedTuple):
@@ -89,11 +93,16 @@ class LoadedModel(NamedTuple):
     examination: Examination
 
 
-def examine(path: Path, options: RoadOptions | None = None) -> Examination:
-    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
+def examine(
+    path: Path, options: RoadOptions | None = None, *, opening: Callable[[Path], Checkpoint] = open_checkpoint
+) -> Examination:
+    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint.
+
+    opening: what opens `path`, where that is an address.
+    """
     options = options or RoadOptions()
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = opening(path)
     except AprError as error:
         facts = _facts(path, options)._replace(opening_error=error, plan_note="there is no header to plan from")
         return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
@@ -119,6 +128,7 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
         allow_words=options.allow_words,
+        download=options.download,
     )
 
 
@@ -139,7 +149,7 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
         config = resolve_config(with_prefix(unscaled, prefix), architecture)
         target = make_target(checkpoint, architecture, config)
         if target is None and options.may_use_zoo:
-            refuse_absurd_counts(config.values, checkpoint, load_atlas().entry(architecture).defaults)
+            refuse_absurd_counts(config.values, checkpoint, atlas_of(architecture).entry(architecture).defaults)
             target = make_target_on_meta(architecture, config)
     except AprError as error:
         return facts._replace(config_error=error, plan_note="the config does not describe a model")
@@ -234,6 +244,7 @@ def try_load(
     from apr.loading.receipt import write_receipt
     from apr.loading.target import refuse_unexplained_buffers
 
+    examination = _with_unloadable(examination)
     if examination.facts.values is None and examination.is_accepted:
         examination = deepen(examination)
     facts = examination.facts
@@ -250,6 +261,16 @@ def try_load(
     receipt = write_receipt(facts.checkpoint, facts.plan, materialised.loaded, model)
     facts = _behaviour(facts._replace(receipt=receipt, buffers=check_buffers(model)), model)
     return model, _advance(examination, facts, Stage.RESIDENT)
+
+
+def refuse_unloadable(examination: Examination) -> None:
+    """Raise RefusedError for a checkpoint that is examined and never loaded; before its bytes are read for nothing."""
+    refuse_unless_accepted(_with_unloadable(examination))
+
+
+def _with_unloadable(examination: Examination) -> Examination:
+    finding = unloadable(examination.facts)
+    return examination if finding is None else examination._replace(findings=(*examination.findings, finding))
 
 
 def _behaviour(facts: InitFacts, model: PreTrainedModel) -> InitFacts:

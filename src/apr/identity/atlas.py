@@ -23,7 +23,7 @@ from apr.identity.entries import (
     expand,
     resolve_fields,
 )
-from apr.identity.types import Architecture, ExpectedTensor, Kind
+from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
 
 DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
 _GZIP = 16 + zlib.MAX_WBITS
@@ -43,7 +43,13 @@ class Atlas:
     @cached_property
     def architectures(self) -> tuple[Architecture, ...]:
         """The closed vocabulary, in the order of the data."""
-        return tuple(Architecture(row[0], row[1], Kind(row[2])) for row in self._head["index"])
+        naming = Naming(self._head.get("naming", "hf"))
+        return tuple(Architecture(row[0], row[1], Kind(row[2]), naming) for row in self._head["index"])
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """The first line of the data: the index, and what is known beside the tensors."""
+        return self._head
 
     @property
     def source(self) -> str:
@@ -107,9 +113,13 @@ class Atlas:
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
     """The shipped atlas, read once for each process."""
+    return read_atlas(DATA_FILE)
+
+
+def read_atlas(path: Path) -> Atlas:
+    """The atlas in the shipped file `path`."""
     # Neither importlib.resources nor gzip: importing them takes a tenth of what `apr inspect` may take.
-    packed = DATA_FILE.read_bytes()
-    return Atlas(zlib.decompress(packed, wbits=_GZIP).splitlines())
+    return Atlas(zlib.decompress(path.read_bytes(), wbits=_GZIP).splitlines())
 
 
 def expected_tensors(

@@ -13,7 +13,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
 from apr.identity.matching import match
 from apr.identity.names import file_names
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 
 INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 """Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
@@ -25,7 +25,7 @@ def base_prefix_lacking(checkpoint: Checkpoint, architecture: Architecture | Non
     Only where all names lack it, the file holds no tensor outside the base model, a config is recorded, and with the
     prefix nothing is left over on either side: a bijection, so that nothing is guessed.
     """
-    if architecture is None or checkpoint.config is None or not checkpoint.tensors:
+    if architecture is None or architecture.naming is Naming.GGUF or checkpoint.config is None:
         return ""
     entry = load_atlas().find_class(architecture.class_name, architecture.model_type)
     if entry is None or not entry.base_prefix:

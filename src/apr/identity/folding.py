@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _ALTERNATIVES_SHOWN = 12
+_LETTER_LAST = r"attn_[qkv]|ffn_(gate|up|down)"
 
 
 def fold_names(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
@@ -101,9 +102,14 @@ def _fold_alternatives(folded: list[tuple[tuple[str, ...], int]]) -> list[tuple[
 
 
 def _stem(part: str) -> str:
-    """What siblings share: `q_proj` and `k_proj` are siblings, `weight` and `bias` are, `mlp` and `norm` are not."""
+    """What siblings share: `q_proj` and `k_proj` are siblings, `weight` and `bias` are, `mlp` and `norm` are not.
+
+    llama.cpp puts the letter last: `attn_q` and `attn_k` are siblings too.
+    """
     if part in ("weight", "bias"):
         return "weight|bias"
+    if re.fullmatch(_LETTER_LAST, part):
+        return part[: part.index("_") + 1]
     head, separator, tail = part.rpartition("_")
     return separator + tail if head and re.fullmatch(r"[a-z0-9]+", head) else part
 
@@ -114,6 +120,10 @@ _SPOKEN_ORDER = {word: rank for rank, word in enumerate(("q", "k", "v", "o", "ga
 
 def _alternatives(words: list[str]) -> str:
     """`q_proj, k_proj, v_proj` as `{q,k,v}_proj`: the common tail after the last underscore stays outside."""
+    if all(re.fullmatch(_LETTER_LAST, word) for word in words):
+        head = words[0].partition("_")[0]
+        ends = sorted((word.partition("_")[2] for word in words), key=_SPOKEN_ORDER.__getitem__)
+        return f"{head}_{{{','.join(ends)}}}"
     words = sorted(words, key=lambda word: _SPOKEN_ORDER.get(word.partition("_")[0], len(_SPOKEN_ORDER)))
     tails = {word.rpartition("_")[2] for word in words}
     if len(tails) == 1 and all("_" in word for word in words):

@@ -17,15 +17,31 @@ class Kind(StrEnum):
     SEQ2SEQ = "seq2seq"
 
 
+class Naming(StrEnum):
+    """Whose names an architecture's tensors bear on disk: those of Hugging Face's classes, or those of llama.cpp."""
+
+    HUGGING_FACE = "hf"
+    GGUF = "gguf"
+
+
 class Architecture(NamedTuple):
-    """One member of the closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`."""
+    """One member of a closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`.
+
+    Of a GGUF architecture `model_type` is its name in `general.architecture`, and there is no class name.
+    """
 
     class_name: str
     model_type: str
     kind: Kind
+    naming: Naming = Naming.HUGGING_FACE
 
     def __str__(self) -> str:
-        return f"{self.model_type} ({self.class_name})"
+        return f"{self.model_type} ({self.class_name or 'GGUF'})"
+
+    @property
+    def short_name(self) -> str:
+        """The class name, or of a GGUF architecture the only name it has."""
+        return self.class_name or self.model_type
 
 
 class Claim(NamedTuple):

@@ -14,6 +14,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination, examine_opened, load, try_load
 from apr.gates.runner import run_stage
+from apr.gates.words import settings
 from apr.identity.types import Kind
 from apr.library.holding import Terms
 from apr.library.refusal import refuse_unless_accepted
@@ -153,7 +154,7 @@ def _given_config(facts: InitFacts, checkpoint: Checkpoint, config: Any) -> Find
         CONFIG_ID,
         Status.REFUSE,
         f"the config given differs from the recorded one in {', '.join(differing)}",
-        expected="; ".join(f"{name} = {recorded.get(name)!r}" for name in differing),
-        found="; ".join(f"{name} = {given.get(name)!r}" for name in differing),
+        expected=settings(differing, recorded),
+        found=settings(differing, given),
         remedy="leave config out: the checkpoint has its own",
     )

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from apr.errors import RefusedError
 from apr.formats.base import Checkpoint, Format
-from apr.identity.claim import read_stamp
-from apr.identity.types import Architecture, Claim
+from apr.identity.claim import normalise, read_stamp
+from apr.identity.types import Architecture, Claim, Naming
 from apr.identity.verdict import give_verdict
 from apr.stamping.truth import TRUTH_ID
 
@@ -63,6 +63,8 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
             notes.append(f"the tensors do not decide the {what}: {', '.join(names)}")
     if checkpoint.format is Format.HF_DIRECTORY:  # It has no key of that name.
         stamps.pop("architecture", None)
+    if checkpoint.format is Format.GGUF:  # It has no other.
+        stamps = {key: value for key, value in stamps.items() if key == "architecture"}
     return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps))
 
 
@@ -70,7 +72,14 @@ def _named(candidates: Sequence[Architecture], given: Mapping[str, str]) -> list
     """The candidates that every given stamp can mean."""
     if not given:
         return []
-    return [each for each in candidates if all(each in read_stamp(value) for value in given.values())]
+    read = _read_gguf if candidates[0].naming is Naming.GGUF else read_stamp
+    return [each for each in candidates if all(each in read(value) for value in given.values())]
+
+
+def _read_gguf(value: str) -> tuple[Architecture, ...]:
+    from apr.identity.gguf_evidence import read_gguf_stamp
+
+    return read_gguf_stamp(normalise(value))
 
 
 def _standing(claim: Claim, candidates: Sequence[Architecture]) -> list[Architecture]:

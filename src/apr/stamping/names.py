@@ -6,8 +6,10 @@ import difflib
 from dataclasses import replace
 from typing import NamedTuple
 
+from apr.formats.base import Format
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.claim import normalise, read_stamp
+from apr.identity.types import Architecture, Kind
 from apr.stamping.changes import OPTIONS, StampChanges
 
 MOST_SUGGESTIONS = 3
@@ -25,13 +27,15 @@ class UnknownName(NamedTuple):
         return f"{self.option} {self.value!r}{nearest}"
 
 
-def with_family_slug(changes: StampChanges) -> tuple[StampChanges, tuple[str, ...]]:
+def with_family_slug(changes: StampChanges, format_: Format) -> tuple[StampChanges, tuple[str, ...]]:
     """`changes` with the family slug in `architecture` where it was given in another spelling, and a note of it.
 
     Upstream's readers look for a lower-case slug in that key and drop the q/k/v biases of a file that holds
-    `Qwen2ForCausalLM` there (`docs/format-apr2.md`, "architecture from metadata").
+    `Qwen2ForCausalLM` there (`docs/format-apr2.md`, "architecture from metadata"). GGUF has slugs of its own.
     """
     given = changes.architecture
+    if given is not None and format_ is Format.GGUF:
+        return _with_gguf_name(changes)
     if given is None or load_atlas().find_model_type(given):
         return changes, ()
     slugs = {architecture.model_type for architecture in read_stamp(given)}
@@ -40,6 +44,36 @@ def with_family_slug(changes: StampChanges) -> tuple[StampChanges, tuple[str, ..
     slug = slugs.pop()
     note = f"`architecture` is written as {slug!r}, since readers take the key for the family; {given!r} was given"
     return replace(changes, architecture=slug), (note,)
+
+
+def _with_gguf_name(changes: StampChanges) -> tuple[StampChanges, tuple[str, ...]]:
+    """`changes` with the family under GGUF's own name, as `qwen2moe` for `qwen2_moe`."""
+    given = str(changes.architecture)
+    meanings = _gguf_meanings(given)
+    decoders = [each for each in meanings if each.kind is Kind.DECODER]
+    names = [each.model_type for each in (decoders if len(decoders) == 1 else meanings)]
+    if len(names) != 1 or names[0] == given:
+        return changes, ()
+    note = f"`general.architecture` is written as {names[0]!r}, since that is GGUF's name for it; {given!r} was given"
+    return replace(changes, architecture=names[0]), (note,)
+
+
+def unknown_gguf_names(changes: StampChanges) -> tuple[UnknownName, ...]:
+    """The identity stamps in `changes` that mean no GGUF architecture, in its own name or in Hugging Face's."""
+    from apr.identity.gguf_atlas import load_gguf_atlas
+
+    names = {architecture.model_type for architecture in load_gguf_atlas().architectures}
+    return tuple(
+        UnknownName(OPTIONS[name], value, nearest(value, names))
+        for name, value in changes.identity.items()
+        if (value not in names if name == "architecture" else not _gguf_meanings(value))
+    )
+
+
+def _gguf_meanings(value: str) -> tuple[Architecture, ...]:
+    from apr.identity.gguf_evidence import read_gguf_stamp
+
+    return read_gguf_stamp(normalise(value))
 
 
 def unknown_names(changes: StampChanges) -> tuple[UnknownName, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import Change, history_entry
 from apr.stamping.in_place import BYTES_ID, apply_in_place
 from apr.stamping.recipe import Destination, recipe_for
+from apr.stamping.signatures import BrokenSignature, broken_signatures
 from apr.stamping.truth import TRUTH_ID, check_truth
 from apr.storage.inplace import FileChangedError
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from apr.convert.metering import Report
 
 HISTORY_ID = "INV-STAMP-HISTORY-001"
+BY_COPY_NOTE = (
+    "this file system cannot make room inside a file: a changed copy took its place, other hard links keep the old one"
+)
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 
@@ -36,6 +40,10 @@ def editor_of(format_: Format) -> Editor:
         from apr.stamping import edit_safetensors
 
         return edit_safetensors.EDITOR
+    if format_ is Format.GGUF:
+        from apr.stamping import edit_gguf
+
+        return edit_gguf.EDITOR
     from apr.stamping import edit_hf
 
     return edit_hf.EDITOR
@@ -46,6 +54,7 @@ class StampResult(NamedTuple):
 
     stamped: the values written, by field of StampChanges. header_flags: flag bits of an `.apr`, None elsewhere.
     entry: the history entry as it stands in the file. notes: what the user should know beside the findings.
+    broken_signatures: those that do not hold any more.
     """
 
     source: Path
@@ -61,6 +70,7 @@ class StampResult(NamedTuple):
     entry: Mapping[str, Any]
     header_flags: int | None
     is_dry_run: bool
+    broken_signatures: tuple[BrokenSignature, ...] = ()
 
 
 def stamp_file(
@@ -89,20 +99,15 @@ def stamp_file(
     InputOutputError. After any of them input and output are as they were.
     """
     source = Path(path)
-    notes: tuple[str, ...] = ()
     if undo:
         from apr.stamping.undo import check_undo
 
         check_undo(changes, auto=auto)
     elif not (auto and changes.is_empty):
         changes = checked_changes(changes)
-        if changes.architecture is not None:
-            from apr.stamping.names import with_family_slug
-
-            changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
-    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, (), report)
     for _ in range(ATTEMPTS - 1):
         try:
             return _stamp(order)
@@ -144,6 +149,7 @@ def _stamp(order: _Order) -> StampResult:
         editor = editor_of(checkpoint.format)
         if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
+        order = _with_family_slug(order, checkpoint.format)
         if order.is_auto:
             order = _with_shown_identity(order, checkpoint)
         edit, findings, entry = (
@@ -163,6 +169,15 @@ def _stamp(order: _Order) -> StampResult:
         from apr.stamping.anew import write_anew
 
         return write_anew(editor, edit, result, order.report)
+
+
+def _with_family_slug(order: _Order, format_: Format) -> _Order:
+    if order.changes.architecture is None:
+        return order
+    from apr.stamping.names import with_family_slug
+
+    changes, notes = with_family_slug(order.changes, format_)
+    return order._replace(changes=changes, notes=notes)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
@@ -203,6 +218,8 @@ def _with_shown_identity(order: _Order, checkpoint: Checkpoint) -> _Order:
 def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tuple[Finding, ...]) -> StampResult:
     """What is known of a stamp before it is written."""
     checkpoint = edit.before
+    broken = broken_signatures(_changed_files(edit, order)) if edit.changes else ()
+    verb = "would break" if order.is_dry_run else "breaks"
     return StampResult(
         source=order.source,
         output=order.destination.path,
@@ -213,11 +230,32 @@ def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tupl
         stamped=_stamped(order.changes),
         changes=edit.changes,
         findings=findings,
-        notes=(*order.notes, *edit.notes, *_notes(edit, in_place=order.destination.in_place)),
+        notes=(
+            *order.notes,
+            *edit.notes,
+            *_notes(edit, in_place=order.destination.in_place),
+            *(f"this {verb} the signature {each.signature}; to sign again: {each.sign_again}" for each in broken),
+        ),
         entry=entry,
         header_flags=flags_of(checkpoint),
         is_dry_run=order.is_dry_run,
+        broken_signatures=broken,
     )
+
+
+def _changed_files(edit: Edit, order: _Order) -> Iterator[Path]:
+    """The files that the edit changes or adds at its destination, and the link by which it was named."""
+    destination = order.destination
+    if edit.before.format is not Format.HF_DIRECTORY:
+        yield destination.path
+        if destination.in_place and order.source.is_symlink():
+            yield order.source
+        return
+    for name in edit.after.metadata:
+        yield destination.path / name
+    for name, texts in edit.after.weight_metadata.items():
+        if texts != edit.before.weight_metadata.get(name):
+            yield destination.path / name
 
 
 def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampResult | None:
@@ -231,16 +269,17 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         check_stamps(edit, written)
         sizes.append((written.size_bytes, flags_of(written)))
 
-    if not apply_in_place(edit, change, check):
-        return None
+    done = apply_in_place(edit, change, check)
     size_bytes, flags = sizes[-1]
-    count = len(edit.before.tensors)
+    is_copied = any(patch.by_copy for patch in done.patches)
+    how = "were copied as they stood" if is_copied else "stand as they stood; no byte of them was written"
     findings = (
         *result.findings,
-        Finding(BYTES_ID, Status.PASS, f"{count} tensors stand as they stood; no byte of them was written"),
+        Finding(BYTES_ID, Status.PASS, f"{len(edit.before.tensors)} tensors {how}"),
         Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
     )
-    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags)
+    notes = (*result.notes, *((BY_COPY_NOTE,) if is_copied else ()))
+    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
 
 
 def check_stamps(edit: Edit, written: Checkpoint) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from apr.identity.types import Architecture
+from apr.identity.types import Architecture, Naming
 from apr.stamping.changes import OPTIONS, PROVENANCE_FIELDS, StampChanges
 from apr.stamping.truth import Recipe
 
@@ -22,11 +22,9 @@ def recipe_for(source: Path, destination: Destination, changes: StampChanges) ->
     """The maker of commands that stamp `source` as an architecture and keep everything else the user asked for."""
 
     def recipe(architecture: Architecture) -> str:
-        identity = {
-            "architecture": architecture.model_type,
-            "hf_architecture": architecture.class_name,
-            "hf_model_type": architecture.model_type,
-        }
+        identity = {"architecture": architecture.model_type}
+        if architecture.naming is Naming.HUGGING_FACE:
+            identity |= {"hf_architecture": architecture.class_name, "hf_model_type": architecture.model_type}
         words = ["apr", "stamp", str(source)]
         for name, value in identity.items():
             words += [OPTIONS[name], value]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from apr.errors import AprError, RefusedError
 from apr.formats.base import Stamp
 from apr.gates.finding import Finding, Status
+from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.types import Architecture, Claim, Evidence, Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
 from apr.stamping.changes import StampChanges
@@ -49,7 +50,7 @@ def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reas
         finding = _conflict_finding(conflicts)
         raise _refused(finding.message, TRUTH_ID, edit, (finding,))
     agree = Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")
-    truth = _truth_finding(verdict, changes, recipe)
+    truth = _truth_finding(verdict, changes, recipe, has_gguf_names(edit.after))
     if truth.status is not Status.REFUSE:
         return TruthCheck(verdict, (agree, truth), is_forced=False)
     if force_reason is None:
@@ -100,15 +101,15 @@ def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
     )
 
 
-def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> Finding:
+def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe, in_gguf: bool) -> Finding:
     claim, evidence = verdict.claim, verdict.evidence
-    unknown = _unknown_names(changes)
+    unknown = _unknown_names(changes, in_gguf)
     if unknown:
         return Finding(
             TRUTH_ID,
             Status.REFUSE,
             "a stamp names no architecture that is known",
-            expected="names of the atlas, spelled as transformers spells them",
+            expected="names of the atlas, spelled as " + ("llama.cpp" if in_gguf else "transformers") + " spells them",
             found="; ".join(str(each) for each in unknown),
             remedy=_remedy(evidence, recipe),
         )
@@ -129,12 +130,12 @@ def _truth_finding(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> F
     return _contradiction(verdict, recipe)
 
 
-def _unknown_names(changes: StampChanges) -> tuple[object, ...]:
+def _unknown_names(changes: StampChanges, in_gguf: bool) -> tuple[object, ...]:
     if not changes.identity:
         return ()
-    from apr.stamping.names import unknown_names
+    from apr.stamping.names import unknown_gguf_names, unknown_names
 
-    return unknown_names(changes)
+    return unknown_gguf_names(changes) if in_gguf else unknown_names(changes)
 
 
 def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:

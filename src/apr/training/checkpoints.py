@@ -13,11 +13,11 @@ from apr.formats.apr2.metadata import apr2_metadata
 from apr.formats.apr2.tokenizer import tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.recorded import Recorded, TrainingRecord
-from apr.formats.writing import TensorToWrite
+from apr.formats.writing import STAMP_SLACK_BYTES, TensorToWrite
 from apr.gates.facts import Written
 from apr.gates.road import check_saved
 from apr.identity.types import Architecture
-from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.model_digest import state_digest
 from apr.loading.on_disk import on_disk_state_dict, tensor_bytes
 from apr.loading.pinned import config_facts
 from apr.loading.probe import record_probe
@@ -58,15 +58,11 @@ def save_checkpoint(path: Path, contents: CheckpointContents) -> SavedCheckpoint
     """
     state = on_disk_state_dict(contents.model)
     digests = resident_digests(state)
-    leaves = [
-        TensorDigest(name, from_torch_dtype(tensor.dtype), tuple(tensor.shape), digests[name])
-        for name, tensor in state.items()
-    ]
     recorded = Recorded(
         training=contents.training,
         probe=record_probe(contents.model),
         tensor_digests=digests,
-        weights_digest=weights_digest(leaves),
+        weights_digest=state_digest(state, digests),
         config_facts=config_facts(contents.config),
     )
     tensors = [_to_write(name, tensor) for name, tensor in state.items()]
@@ -82,7 +78,10 @@ def save_checkpoint(path: Path, contents: CheckpointContents) -> SavedCheckpoint
     unchecked = path.with_name(f".{path.name}.unchecked")
     try:
         written = write_apr2(
-            unchecked, metadata=metadata, tensors=[*tensors, *tokenizer_tensors(contents.tokenizer_files)]
+            unchecked,
+            metadata=metadata,
+            tensors=[*tensors, *tokenizer_tensors(contents.tokenizer_files)],
+            metadata_slack_bytes=STAMP_SLACK_BYTES,
         )
         _check(unchecked, path, contents, digests)
         _publish(unchecked, path)

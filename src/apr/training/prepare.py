@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import RefusedError, UsageError
+from apr.errors import RefusedError
 from apr.formats.dtypes import DType
 from apr.gates.facts import TokenizerFacts
 from apr.gates.finding import Finding, Status
-from apr.gates.road import Examination, RoadOptions, examine, load, refuse_unless_accepted
+from apr.gates.road import Examination, RoadOptions, examine, load, refuse_unless_accepted, refuse_unloadable
 from apr.identity.types import Architecture, Kind
-from apr.loading.digest import TensorDigest, weights_digest
+from apr.loading.model_digest import model_digest
 from apr.loading.on_disk import on_disk_state_dict
-from apr.loading.receipt import resident_digests
-from apr.loading.tokenizer import (
-    beginning_of_document_token,
-    build_tokenizer,
-    end_of_document_token,
-    read_tokenizer_files,
-    tokenizer_output_hash,
-    vocabulary_size,
-)
-from apr.loading.torch_dtypes import from_torch_dtype
 from apr.loading.zoo import require_zoo
 from apr.training.budget import ID as BUDGET_ID
 from apr.training.budget import check_budget
-from apr.training.causality import check_causality
 from apr.training.corpus_checks import CHECKS, CorpusReport, check_corpus
 from apr.training.data import RunData, open_data
 from apr.training.devices import Device, choose_device
+from apr.training.fit import causal, causal_from_scratch, check_positions, check_rows
 from apr.training.observer import Observer
 from apr.training.options import PretrainOptions, Settings, resolve_settings
+from apr.training.recorded_config import recorded_config, text_values
 from apr.training.room import check_room
+from apr.training.run_tokenizer import RunTokenizer, read_run_tokenizer
 from apr.training.scratch import ScratchRequest, build_model, scratch_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-VOCABULARY_ID = "FALSIFY-APR-PRETRAIN-ARCH-009"
-
-
-@dataclass(frozen=True)
-class RunTokenizer:
-    """The tokenizer of a run. rows: embedding rows it needs."""
-
-    files: dict[str, bytes]
-    rows: int
-    output_hash: str
-    bos_id: int | None
-    eos_id: int | None
 
 
 @dataclass
@@ -88,7 +66,7 @@ def prepare(options: PretrainOptions, observer: Observer) -> Prepared:
     settings = resolve_settings(options)
     require_zoo()
     device = choose_device(options.device)
-    tokenizer = _read_tokenizer(options)
+    tokenizer = read_run_tokenizer(options.tokenizer)
     way = _from_scratch if options.init is None else _from_checkpoint
     prepared = way(options, settings, device, tokenizer, observer)
     for finding in prepared.findings:
@@ -105,19 +83,6 @@ def prepare(options: PretrainOptions, observer: Observer) -> Prepared:
     return prepared
 
 
-def _read_tokenizer(options: PretrainOptions) -> RunTokenizer:
-    files = read_tokenizer_files(options.tokenizer)
-    tokenizer = build_tokenizer(files, where=str(options.tokenizer))
-    end, beginning = end_of_document_token(files, tokenizer), beginning_of_document_token(files, tokenizer)
-    return RunTokenizer(
-        files=files,
-        rows=vocabulary_size(tokenizer),
-        output_hash=tokenizer_output_hash(files),
-        bos_id=None if beginning is None else beginning.id,
-        eos_id=None if end is None else end.id,
-    )
-
-
 def _from_checkpoint(
     options: PretrainOptions, settings: Settings, device: Device, tokenizer: RunTokenizer, observer: Observer
 ) -> Prepared:
@@ -126,13 +91,14 @@ def _from_checkpoint(
     examination = _examine(options, tokenizer)
     try:
         refuse_unless_accepted(examination)
+        refuse_unloadable(examination)
         facts = examination.facts
         assert facts.checkpoint is not None
         assert facts.config is not None
-        config = _text_values(facts.config.values)
+        config = text_values(facts.config.values)
         rows = int(config["vocab_size"])
-        _check_rows(options, tokenizer, rows)
-        _check_positions(options, config)
+        check_rows(options, tokenizer.rows, rows)
+        check_positions(options, config)
         budget = check_budget(
             parameters=facts.checkpoint.parameter_count,
             tokens_per_step=settings.tokens_per_step,
@@ -153,14 +119,14 @@ def _from_checkpoint(
         tokenizer=tokenizer,
         model=loaded.model,
         architecture=facts.config.architecture,
-        config=_written_config(dict(facts.config.values), facts.config.architecture, loaded.model),
+        config=recorded_config(dict(facts.config.values), facts.config.architecture, loaded.model),
         generation_config=facts.checkpoint.generation_config,
         data=data,
         dataset_fingerprint=fingerprint,
         examination=examination,
         initial_digest=loaded.receipt.weights_digest,
         vocabulary_rows=rows,
-        findings=(*examination.findings, budget, *corpus, _causal(loaded.model)),
+        findings=(*examination.findings, budget, *corpus, causal(loaded.model)),
     )
 
 
@@ -180,9 +146,9 @@ def _from_scratch(
     )
     class_name, config = scratch_config(request)
     values = config.to_dict()
-    rows = int(_text_values(values)["vocab_size"])
-    _check_rows(options, tokenizer, rows)
-    _check_positions(options, _text_values(values))
+    rows = int(text_values(values)["vocab_size"])
+    check_rows(options, tokenizer.rows, rows)
+    check_positions(options, text_values(values))
     corpus, data, fingerprint = _open_corpus(options, tokenizer, rows, [])
     observer.note(f"building {class_name}")
     dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
@@ -195,24 +161,14 @@ def _from_scratch(
         tokenizer=tokenizer,
         model=model,
         architecture=architecture,
-        config=_written_config(model.config.to_dict(), architecture, model),
+        config=recorded_config(model.config.to_dict(), architecture, model),
         generation_config=None,
         data=data,
         dataset_fingerprint=fingerprint,
         examination=None,
         initial_digest=model_digest(model),
         vocabulary_rows=rows,
-        findings=(*corpus, _causal_from_scratch(model)),
-    )
-
-
-def model_digest(model: PreTrainedModel) -> str:
-    """The weights digest of a resident model, under its on-disk names."""
-    state = on_disk_state_dict(model)
-    digests = resident_digests(state)
-    return weights_digest(
-        TensorDigest(name, from_torch_dtype(tensor.dtype), tuple(tensor.shape), digests[name])
-        for name, tensor in state.items()
+        findings=(*corpus, causal_from_scratch(model)),
     )
 
 
@@ -279,79 +235,3 @@ def _refuse(options: PretrainOptions, findings: list[Finding]) -> None:
             invariant=refusals[0].id,
             findings=tuple(finding.to_json() for finding in refusals),
         )
-
-
-def _causal(model: PreTrainedModel) -> Finding:
-    finding = check_causality(model)
-    if finding.status is Status.REFUSE:
-        raise RefusedError(
-            finding.message,
-            expected=finding.expected,
-            found=finding.found,
-            remedy=finding.remedy,
-            invariant=finding.id,
-            findings=(finding.to_json(),),
-        )
-    return finding
-
-
-def _causal_from_scratch(model: PreTrainedModel) -> Finding:
-    """As `_causal`, where a model built from the user's own dimensions may turn out not to run at all."""
-    try:
-        return _causal(model)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{type(model).__name__} does not run with this config",
-            found=f"{type(error).__name__}: {error}"[:300],
-            remedy="correct the dimensions in --set or --config",
-        ) from error
-
-
-def _check_rows(options: PretrainOptions, tokenizer: RunTokenizer, rows: int) -> None:
-    asked = options.vocabulary_size
-    if asked is not None and asked != rows:
-        raise UsageError(
-            "--vocab-size is not the model's",
-            expected=f"{rows}, the rows of its embedding",
-            found=str(asked),
-            remedy="leave --vocab-size out",
-        )
-    if tokenizer.rows > rows:
-        raise RefusedError(
-            "the tokenizer can produce ids that the model has no embedding for",
-            where=str(options.tokenizer),
-            expected=f"at most {rows:,} tokens, the rows of the embedding",
-            found=f"{tokenizer.rows:,} tokens",
-            remedy="use the model's own tokenizer, or a larger --vocab-size from scratch",
-            invariant=VOCABULARY_ID,
-        )
-
-
-def _check_positions(options: PretrainOptions, config: dict[str, Any]) -> None:
-    positions = next((config[key] for key in ("max_position_embeddings", "n_positions") if config.get(key)), None)
-    if isinstance(positions, int) and options.sequence_length > positions:
-        raise UsageError(
-            "--seq-length is longer than the model has positions",
-            expected=f"at most {positions}",
-            found=str(options.sequence_length),
-            remedy=f"--seq-length {positions}",
-        )
-
-
-def _text_values(config: Any) -> dict[str, Any]:
-    """The config of the text part, where a config nests one."""
-    inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else dict(config)
-
-
-def _written_config(config: dict[str, Any], architecture: Architecture, model: PreTrainedModel) -> dict[str, Any]:
-    """`config` as a checkpoint records it: with the identity and the dtype of the model it stands beside."""
-    import transformers
-
-    as_json: dict[str, Any] = json.loads(json.dumps(config, default=str))
-    written = {key: value for key, value in as_json.items() if key not in ("torch_dtype", "_name_or_path")}
-    written["architectures"] = [architecture.class_name]
-    written["model_type"] = architecture.model_type
-    written["dtype"] = str(model.dtype).removeprefix("torch.")
-    written["transformers_version"] = transformers.__version__
-    return written

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apr.formats.recorded import TrainingRecord
 from apr.training.checkpoints import SavedCheckpoint
 from apr.training.devices import UtilisationMeter
-from apr.training.metrics import EvaluationMetrics
+from apr.training.metrics import EvaluationMetrics, StepMetrics, perplexity
 from apr.training.optimizer import BETAS, CLIP_NORM, EPSILON, WEIGHT_DECAY
 from apr.training.prepare import Prepared
 from apr.training.versions import library_versions
@@ -69,11 +71,54 @@ def run_document(prepared: Prepared, step0: EvaluationMetrics, meter: Utilisatio
     }
 
 
+def training_record(
+    prepared: Prepared,
+    steps: Sequence[StepMetrics],
+    *,
+    epoch: int,
+    validation_loss: float | None,
+    versions: Mapping[str, str],
+) -> TrainingRecord:
+    """What a checkpoint says of the run that wrote it. steps: of its epoch; validation_loss: None if not measured."""
+    return TrainingRecord(
+        step=steps[-1].step,
+        epoch=epoch,
+        tokens_seen=steps[-1].tokens_seen,
+        train_loss=math.fsum(metrics.train_loss for metrics in steps) / len(steps),
+        validation_loss=validation_loss,
+        validation_set_hash=prepared.data.validation.hash,
+        tokenizer_hash=prepared.tokenizer.output_hash,
+        dataset_fingerprint=prepared.dataset_fingerprint,
+        parent_digest=prepared.initial_digest if prepared.examination is not None else None,
+        parent_path=str(prepared.options.init) if prepared.options.init is not None else None,
+        seed=prepared.options.seed,
+        sequence_length=prepared.settings.sequence_length,
+        device=prepared.device.name,
+        dtype=str(prepared.model.dtype).removeprefix("torch."),
+        versions=versions,
+    )
+
+
 def checkpoint_metadata(
-    prepared: Prepared, record: TrainingRecord, saved: SavedCheckpoint, applied_learning_rate: float
+    prepared: Prepared,
+    record: TrainingRecord,
+    saved: SavedCheckpoint,
+    steps: Sequence[StepMetrics],
+    optimizer_digest: str,
+    wall_s: float,
 ) -> dict[str, Any]:
-    """What upstream's nine fields lack for an audit of the checkpoint beside them."""
+    """`epoch-NNN.metadata.json`: upstream's nine fields, then what they lack for an audit of the checkpoint beside."""
+    loss = record.validation_loss
     return {
+        "epoch": record.epoch,
+        "train_loss": record.train_loss,
+        "val_loss": loss,
+        "train_ppl": None if record.train_loss is None else perplexity(record.train_loss),
+        "val_ppl": None if loss is None else perplexity(loss),
+        "optimizer_state_sha": optimizer_digest,
+        "wall_seconds": wall_s,
+        "tokens_seen": record.tokens_seen,
+        "grad_norm_max": max(metrics.grad_norm for metrics in steps),
         "step": record.step,
         "parent_digest": record.parent_digest,
         "parent_path": record.parent_path,
@@ -82,7 +127,7 @@ def checkpoint_metadata(
         "validation_set_hash": record.validation_set_hash,
         "tokenizer_hash": record.tokenizer_hash,
         "dataset_fingerprint": record.dataset_fingerprint,
-        "applied_lr": applied_learning_rate,
+        "applied_lr": steps[-1].lr,
         "seed": record.seed,
         "seq_length": record.sequence_length,
         "device": record.device,

@@ -15,24 +15,21 @@ from apr.errors import (
     InterruptedResumableError,
     InterruptedRunError,
 )
-from apr.formats.recorded import TrainingRecord
-from apr.gates.facts import Fresh, Step0
-from apr.gates.finding import Finding, Status
-from apr.gates.road import check_step0, refuse_unless_accepted
-from apr.loading.probe import loss_tolerance
+from apr.gates.facts import Fresh
 from apr.training.checkpoints import CheckpointContents, SavedCheckpoint, save_checkpoint
 from apr.training.devices import utilisation_meter
 from apr.training.evaluation import EvaluationStoppedError, evaluate
 from apr.training.guards import RunStatus, check_validation, earned_status, epoch_zero_cap, is_out_of_patience
-from apr.training.metrics import EvaluationMetrics, perplexity
+from apr.training.metrics import EvaluationMetrics
 from apr.training.observer import Observer, SilentObserver
 from apr.training.optimizer import Optimizer
 from apr.training.options import PretrainOptions
 from apr.training.prepare import Prepared, prepare
-from apr.training.record import checkpoint_metadata, run_document
+from apr.training.record import checkpoint_metadata, run_document, training_record
 from apr.training.result import RunResult
 from apr.training.run_directory import RunDirectory
 from apr.training.step import StepContext, train_step
+from apr.training.step0 import judge_step0
 from apr.training.token_loss import TokenLoss
 from apr.training.versions import library_versions
 
@@ -94,18 +91,7 @@ class _Run:
             step0 = self._evaluate(0, None)
         except EvaluationStoppedError as error:
             raise InterruptedRunError("interrupted before the first step; nothing was written") from error
-        if prepared.examination is None:
-            prepared.findings = (*prepared.findings, self._untrained(step0))
-        else:
-            examination = check_step0(
-                prepared.examination,
-                Step0(step0.val_loss, step0.validation_set_hash, prepared.vocabulary_rows, self._tolerance()),
-                Fresh(self.optimizer.state_count, self.optimizer.steps_done),
-            )
-            spoken = len(prepared.examination.findings)
-            prepared.findings = (*prepared.findings, *examination.findings[spoken:])
-            prepared.examination = examination
-            refuse_unless_accepted(examination)
+        judge_step0(prepared, step0, Fresh(self.optimizer.state_count, self.optimizer.steps_done))
         self.observer.evaluated(step0)
         rows = prepared.vocabulary_rows
         self.observer.note(f"a uniform guess scores ln({rows:,}) = {math.log(rows):.4f}")
@@ -195,24 +181,7 @@ class _Run:
     def _save(self, epoch: int, steps: range, validation_loss: float | None, wall_s: float) -> SavedCheckpoint:
         prepared = self.prepared
         own = self.result.steps[steps.start - 1 :]
-        train_loss = math.fsum(metrics.train_loss for metrics in own) / len(own)
-        record = TrainingRecord(
-            step=own[-1].step,
-            epoch=epoch,
-            tokens_seen=own[-1].tokens_seen,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_set_hash=prepared.data.validation.hash,
-            tokenizer_hash=prepared.tokenizer.output_hash,
-            dataset_fingerprint=prepared.dataset_fingerprint,
-            parent_digest=prepared.initial_digest if prepared.examination is not None else None,
-            parent_path=str(prepared.options.init) if prepared.options.init is not None else None,
-            seed=prepared.options.seed,
-            sequence_length=prepared.settings.sequence_length,
-            device=prepared.device.name,
-            dtype=str(prepared.model.dtype).removeprefix("torch."),
-            versions=self.versions,
-        )
+        record = training_record(prepared, own, epoch=epoch, validation_loss=validation_loss, versions=self.versions)
         contents = CheckpointContents(
             model=prepared.model,
             architecture=prepared.architecture,
@@ -224,21 +193,8 @@ class _Run:
         was_training = prepared.model.training
         saved = save_checkpoint(self.directory.checkpoint_path(epoch), contents)
         prepared.model.train(was_training)
-        self.directory.write_metadata(
-            epoch,
-            {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "val_loss": validation_loss,
-                "train_ppl": perplexity(train_loss),
-                "val_ppl": None if validation_loss is None else perplexity(validation_loss),
-                "optimizer_state_sha": self.optimizer.state_digest(),
-                "wall_seconds": wall_s,
-                "tokens_seen": own[-1].tokens_seen,
-                "grad_norm_max": max(metrics.grad_norm for metrics in own),
-                **checkpoint_metadata(prepared, record, saved, own[-1].lr),
-            },
-        )
+        metadata = checkpoint_metadata(prepared, record, saved, own, self.optimizer.state_digest(), wall_s)
+        self.directory.write_metadata(epoch, metadata)
         self.result.checkpoints.append(saved.path)
         return saved
 
@@ -298,17 +254,3 @@ class _Run:
         except AprError as second:
             if second.exit_code is not ExitCode.INPUT_OUTPUT:
                 raise
-
-    def _tolerance(self) -> float:
-        """That of the coarser of the two dtypes, recorded and resident."""
-        examination = self.prepared.examination
-        checkpoint = examination.facts.checkpoint if examination is not None else None
-        training = checkpoint.recorded.training if checkpoint is not None else None
-        resident = str(self.prepared.model.dtype).removeprefix("torch.")
-        return loss_tolerance(resident, training.dtype if training is not None else None)
-
-    def _untrained(self, step0: EvaluationMetrics) -> Finding:
-        """The control of a run from scratch: an untrained model is near a uniform guess, or something is wrong."""
-        uniform = math.log(self.prepared.vocabulary_rows)
-        shown = f"step-0 loss {step0.val_loss:.4f}, a uniform guess {uniform:.4f}"
-        return Finding("INV-INIT-LOSS-001", Status.UNCHECKED, f"a run from scratch has no recorded loss; {shown}")

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apr import __version__
-from apr.errors import RefusedError, UsageError
-from apr.loading.tokenizer import (
-    NamedToken,
-    beginning_of_document_token,
-    build_tokenizer,
-    end_of_document_token,
-    read_tokenizer_files,
-    tokenizer_output_hash,
-    unknown_token,
-    vocabulary_size,
-)
+from apr.loading.tokenizer import beginning_of_document_token, tokenizer_output_hash
 from apr.training.corpus_files import CorpusFile, corpus_files
 from apr.training.corpus_manifest import (
-    DOCUMENT_HASH_BYTES,
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
     VALIDATION_FOLDER,
@@ -34,50 +21,15 @@ from apr.training.corpus_manifest import (
     side_to_json,
 )
 from apr.training.corpus_statistics import unigram_entropy_bits
-from apr.training.documents import Document, Normalization, ReadingTally, read_documents
+from apr.training.document_split import check_sides, document_hash, split_to_json, validation_threshold
+from apr.training.documents import Document, ReadingTally, read_documents
+from apr.training.encode_options import EncodeOptions, EosPolicy, check_options
+from apr.training.encoder import Encoder, encode_batches, open_encoder
 from apr.training.output_directory import new_directory
 from apr.training.shard_writer import ShardWriter
 from apr.training.tokenize_train import empty_corpus
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-# Text handed to the tokenizer at once: enough for all its threads, little enough to keep memory flat.
-BATCH_CHARACTERS = 2_000_000
-BATCH_DOCUMENTS = 1024
-HASH_RANGE = 1 << (8 * DOCUMENT_HASH_BYTES)
 TOKENIZER_FOLDER = "tokenizer"
-
-
-class EosPolicy(StrEnum):
-    """Where the end-of-document token goes: nowhere, between documents, or after each."""
-
-    NONE = "none"
-    BETWEEN = "between"
-    AFTER = "after"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """What `apr tokenize encode-corpus` is asked for; defaults as upstream's (`apr-v2` §4.10).
-
-    validation_fraction, validation_documents: at most one; the split is by the hash of a document's text, so equal
-    documents land on the same side. parse_special_tokens: read `<|...|>` in the text as control tokens rather than
-    as text.
-    """
-
-    corpora: tuple[Path, ...]
-    tokenizer: Path
-    output: Path
-    shard_tokens: int = 10_000_000
-    content_field: str = "content"
-    normalization: Normalization = Normalization.NFC
-    eos_policy: EosPolicy = EosPolicy.BETWEEN
-    globs: tuple[str, ...] = ()
-    validation_fraction: float | None = None
-    validation_documents: int | None = None
-    parse_special_tokens: bool = False
-    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +38,6 @@ class EncodedCorpus:
 
     output: Path
     manifest: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    files: dict[str, bytes]
-    tokenizer: Tokenizer
-    eos: NamedToken | None
-    unknown: NamedToken | None
-    vocabulary_size: int
 
 
 def encode_corpus(options: EncodeOptions, on_document: Callable[[Document], None] | None = None) -> EncodedCorpus:
@@ -107,14 +50,14 @@ def encode_corpus(options: EncodeOptions, on_document: Callable[[Document], None
     encoder = open_encoder(options)
     files = corpus_files(options.corpora, options.globs)
     tally = ReadingTally()
-    threshold = _validation_threshold(options, files)
+    threshold = validation_threshold(options, files)
     started_s = time.perf_counter()
     with new_directory(options.output) as directory:
         sides = _encode_sides(options, encoder, files, tally, threshold, directory, on_document)
         training, validation = sides.accounts
         if training.total_documents + (validation.total_documents if validation else 0) == 0:
             raise empty_corpus(options.corpora, tally)
-        _check_sides(options, training, validation)
+        check_sides(options, training, validation)
         (directory / TOKENIZER_FOLDER).mkdir()
         for name, content in encoder.files.items():
             (directory / TOKENIZER_FOLDER / name).write_bytes(content)
@@ -122,67 +65,6 @@ def encode_corpus(options: EncodeOptions, on_document: Callable[[Document], None
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return EncodedCorpus(options.output, manifest)
-
-
-def check_options(options: EncodeOptions) -> None:
-    """Raise one UsageError that names every contradiction in `options`."""
-    problems = []
-    if options.shard_tokens < 1:
-        problems.append("--shard-tokens must be at least 1")
-    if options.validation_fraction is not None and options.validation_documents is not None:
-        problems.append("give --validation-fraction or --validation-docs, not both")
-    if options.validation_fraction is not None and not 0 < options.validation_fraction < 1:
-        problems.append("--validation-fraction must lie between 0 and 1")
-    if options.validation_documents is not None and options.validation_documents < 1:
-        problems.append("--validation-docs must be at least 1")
-    if problems:
-        raise UsageError("; ".join(problems), remedy="apr tokenize encode-corpus --help")
-
-
-def open_encoder(options: EncodeOptions) -> _Encoder:
-    """The tokenizer with its special ids; UsageError when an end-of-document token is wanted and it has none."""
-    files = read_tokenizer_files(options.tokenizer)
-    tokenizer = build_tokenizer(files, where=str(options.tokenizer))
-    eos = end_of_document_token(files, tokenizer)
-    if eos is None and options.eos_policy is not EosPolicy.NONE:
-        raise UsageError(
-            "the tokenizer has no end-of-document token",
-            where=str(options.tokenizer),
-            expected="one of </s>, <|endoftext|>, <eos>, <|eos|>, or a declared eos_token",
-            found="none",
-            remedy="add one to the tokenizer, or run documents together with --eos-policy none",
-        )
-    tokenizer.encode_special_tokens = not options.parse_special_tokens
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return _Encoder(files, tokenizer, eos, unknown_token(files, tokenizer), vocabulary_size(tokenizer))
-
-
-def document_hash(text: str) -> bytes:
-    """16 bytes of blake3 over the UTF-8 text: the identity of a document for splits and overlap checks."""
-    from blake3 import blake3
-
-    return blake3(text.encode()).digest(length=DOCUMENT_HASH_BYTES)
-
-
-def encode_batches(encoder: _Encoder, documents: Iterator[Document]) -> Iterator[tuple[Document, list[int]]]:
-    """Each document with its ids, tokenised in parallel batches, in order."""
-    batch: list[Document] = []
-    characters = 0
-
-    def encoded(batch: Sequence[Document]) -> Iterator[tuple[Document, list[int]]]:
-        texts = [document.text for document in batch]
-        encodings = encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for document, encoding in zip(batch, encodings, strict=True):
-            yield document, encoding.ids
-
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
-            yield from encoded(batch)
-            batch, characters = [], 0
-    yield from encoded(batch)
 
 
 @dataclass
@@ -194,7 +76,7 @@ class _Sides:
 
 def _encode_sides(
     options: EncodeOptions,
-    encoder: _Encoder,
+    encoder: Encoder,
     files: Sequence[CorpusFile],
     tally: ReadingTally,
     threshold: int | None,
@@ -243,40 +125,9 @@ def _encode_sides(
     return _Sides(accounts, statistics, text_bytes)
 
 
-def _validation_threshold(options: EncodeOptions, files: Sequence[CorpusFile]) -> int | None:
-    """Documents whose hash, read as a number, lies below this go to the validation side; None: no split.
-
-    For a wanted count this is a first pass over the texts that keeps the smallest different hashes.
-    """
-    if options.validation_fraction is not None:
-        return int(options.validation_fraction * HASH_RANGE)
-    if options.validation_documents is None:
-        return None
-    documents = read_documents(
-        files, content_field=options.content_field, normalization=options.normalization, tally=ReadingTally()
-    )
-    different = {int.from_bytes(document_hash(document.text), "big") for document in documents}
-    smallest = heapq.nsmallest(options.validation_documents, different)
-    return smallest[-1] + 1 if smallest else 0
-
-
-def _check_sides(options: EncodeOptions, training: SideRow, validation: SideRow | None) -> None:
-    for name, side in (("training", training), ("validation", validation)):
-        if side is not None and side.total_documents == 0:
-            raise RefusedError(
-                f"the {name} side of the split is empty",
-                where=", ".join(map(str, options.corpora)),
-                expected="at least one document on each side",
-                found=f"{training.total_documents} training documents, "
-                f"{validation.total_documents if validation else 0} validation documents",
-                remedy="choose another --validation-fraction, or a number of documents with --validation-docs",
-                invariant="INV-CORPUS-SPLIT-001",
-            )
-
-
 def _manifest(
     options: EncodeOptions,
-    encoder: _Encoder,
+    encoder: Encoder,
     files: Sequence[CorpusFile],
     tally: ReadingTally,
     sides: _Sides,
@@ -308,17 +159,7 @@ def _manifest(
         "unigram_entropy_bits": sides.statistics.unigram_entropy_bits,
         "empty_documents": tally.empty_documents,
         "files_not_text": list(tally.not_text),
-        "validation_split": _split_to_json(options),
+        "validation_split": split_to_json(options),
         "validation": None if validation is None else side_to_json(validation),
         "apr_version": __version__,
-    }
-
-
-def _split_to_json(options: EncodeOptions) -> dict[str, Any] | None:
-    if options.validation_fraction is None and options.validation_documents is None:
-        return None
-    return {
-        "by": "blake3 of the document text",
-        "fraction": options.validation_fraction,
-        "documents": options.validation_documents,
     }

@@ -10,7 +10,8 @@ from typing import Any
 from apr.training.corpus_files import corpus_files
 from apr.training.corpus_manifest import TOKEN_BYTES
 from apr.training.documents import ReadingTally, read_documents
-from apr.training.tokenize_encode import EncodeOptions, check_options, encode_batches, open_encoder
+from apr.training.encode_options import EncodeOptions, check_options
+from apr.training.encoder import encode_batches, open_encoder
 from apr.training.tokenize_train import empty_corpus
 
 
