@@ -71,12 +71,6 @@ def changed(path: Path, new: Mapping[str, Any], gone: tuple[str, ...] = ()) -> F
     return patch
 
 
-def apply_patch(path: Path, patch: FilePatch) -> None:
-    beside = path.with_name("beside")
-    copy_file(path, beside, patch)
-    beside.replace(path)
-
-
 def written_bytes(patch: FilePatch) -> int:
     return sum(len(splice.new) for splice in patch.splices)
 
