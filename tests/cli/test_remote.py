@@ -11,6 +11,7 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.header import encode_header
 from tests.cli.conftest import imported_by
 from tests.faults.tokenizers import tokenizer_files
+from tests.gguf_models import write_gguf
 from tests.identity.headers import QWEN2_HALF_BILLION, stored_shapes
 from tests.serving import COMMIT, ModelServer
 from tests.tiny_models import relabel, save_tiny
@@ -40,6 +41,7 @@ def models(tmp_path_factory):
     files.mkdir()
     shutil.copy(qwen / "model.safetensors", files / "bare.safetensors")
     import_checkpoint(qwen, files / "qwen.apr")
+    write_gguf(qwen, files / "qwen.gguf", "qwen2", "Q8_0")
     return root
 
 
@@ -76,6 +78,7 @@ SAME = {
     "a file that ends early": "torn",
     "a bare file": "files/bare.safetensors",
     "an APR file": "files/qwen.apr",
+    "a GGUF file": "files/qwen.gguf",
 }
 
 
@@ -311,7 +314,7 @@ def test_other_commands_refuse_what_reads_more_than_headers(apr, hub, arguments)
 
 
 @pytest.mark.parametrize("command", ["inspect", "tensors"])
-@pytest.mark.parametrize("name", ["qwen", "sharded", "files/qwen.apr", "files/bare.safetensors"])
+@pytest.mark.parametrize("name", ["qwen", "sharded", "files/qwen.apr", "files/bare.safetensors", "files/qwen.gguf"])
 def test_inspect_and_tensors_answer_as_for_a_local_path(apr, hub, models, command, name):
     local, remote = apr(command, models / "org" / name, "--json"), apr(command, f"hf://org/{name}", "--json")
     assert remote.exit_code == local.exit_code == 0
