@@ -212,6 +212,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print_environment("click", "safetensors", "torch")
     print(f"load average {os.getloadavg()[0]:.1f}")
+    # As installed, where pip compiles: otherwise each start would compile anew, which takes as long as all the rest.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         folder = Path(name)
         floor = in_turn(

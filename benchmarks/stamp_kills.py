@@ -51,7 +51,8 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     weight_map = {}
     for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
         name = f"model-{number:05d}-of-00002.safetensors"
-        save_file({each: tensors[each] for each in part}, sharded / name, {**stamps, "license": "MIT"})
+        texts = {**stamps, "license": "MIT", "data_source": "a corpus"}
+        save_file({each: tensors[each] for each in part}, sharded / name, texts)
         weight_map |= dict.fromkeys(part, name)
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return {
@@ -72,7 +73,14 @@ def stamp(path: Path, growth: str, number: int) -> None:
     from apr.stamping.patch import stamp_file
 
     note = f"{number} " + "x" * GROWTH_BYTES[growth]
-    stamp_file(path, StampChanges(license=("MIT", "Apache-2.0")[number % 2], settings={"note": note}), in_place=True)
+    license_ = ("MIT", "Apache-2.0")[number % 2]
+    if path.suffix == ".gguf":
+        changes = StampChanges(license=license_, settings={"general.note": note})
+    elif path.is_dir():  # The shards grow too, where they carry such a text.
+        changes = StampChanges(license=license_, data_source=note, settings={"note": note})
+    else:
+        changes = StampChanges(license=license_, settings={"note": note})
+    stamp_file(path, changes, in_place=True)
 
 
 def kill_one(path: Path, growth: str, number: int, instant: float, *, from_first_write: bool) -> bool:
@@ -175,8 +183,11 @@ def same_tensors_and_whole(path: Path, before: Path, number: int) -> bool:
         if path.is_dir():
             said = {new.recorded.provenance.get("license")}
             said |= {texts["license"] for texts in new.weight_metadata.values() if "license" in texts}
+            sources = {texts["data_source"] for texts in new.weight_metadata.values() if "data_source" in texts}
+            if any(not source.startswith(f"{number} ") for source in sources):
+                return False
             return said == {license_} and str((new.config or {}).get("note", "")).startswith(f"{number} ")
-        note = str(new.metadata.get("note", "")).strip('"')
+        note = str(new.metadata.get("general.note" if path.suffix == ".gguf" else "note", "")).strip('"')
         return text_stamp(new, "license") == license_ and note.startswith(f"{number} ")
 
 
