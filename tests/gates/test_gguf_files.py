@@ -86,6 +86,22 @@ def test_a_label_that_the_tensors_contradict_is_not_stamped(tmp_path: Path, caps
     assert "--hf-architecture" not in said
 
 
+def test_what_the_tensors_leave_open_is_named_with_the_flag_that_settles_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = model_of("qwen2"), tmp_path / "out.gguf"
+    path = write_gguf(tmp_path / "lie.gguf", model.shapes, metadata_of(model, "llama"))
+    assert run(["stamp", str(path), "--auto", "-o", str(out)]) == 5
+    said = capsys.readouterr().err
+    assert "the tensors do not decide the model type: qwen2, dream, llada, qwen2vl" in said
+    assert "add --architecture NAME for the one it is" in said
+    assert run(["stamp", str(path), "--auto", "--architecture", "qwen2", "-o", str(out)]) == 0
+    mamba = model_of("mamba")
+    path = write_gguf(tmp_path / "mamba.gguf", mamba.shapes, metadata_of(mamba, "llama"))
+    assert run(["stamp", str(path), "--auto", "-o", str(tmp_path / "repaired.gguf")]) == 0
+    assert run(["preflight", str(tmp_path / "repaired.gguf")]) == 0
+
+
 def test_an_architecture_that_only_gguf_has_can_be_stamped(tmp_path: Path) -> None:
     model = model_of("llama")
     path = write_gguf(tmp_path / "model.gguf", model.shapes, metadata_of(model, "llama"))
