@@ -268,3 +268,17 @@ def test_inspect_names_architectures_that_have_no_class(tmp_path: Path, capsys: 
     verdict = json.loads(capsys.readouterr().out)["verdict"]
     assert verdict["claimed"] == {"class_name": None, "model_type": "llama", "kind": "decoder"}
     assert verdict["candidates"][0]["model_type"] == "qwen2"
+
+
+def test_lint_names_the_keys_that_are_missing_or_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = model_of("qwen2")
+    honest = write_gguf(tmp_path / "honest.gguf", model.shapes, metadata_of(model))
+    assert run(["lint", str(honest)]) == 0
+    assert "Identity" not in capsys.readouterr().out
+    metadata = {**metadata_of(model), "qwen2.block_count": 3}
+    del metadata["qwen2.rope.freq_base"]
+    wrong = write_gguf(tmp_path / "wrong.gguf", model.shapes, metadata)
+    assert run(["lint", str(wrong)]) == 5
+    said = capsys.readouterr().out
+    assert "the keys say num_hidden_layers 3, the tensors show 2" in said
+    assert f"apr stamp {wrong} --set qwen2.rope.freq_base=VALUE --in-place" in said
