@@ -21,6 +21,7 @@ from tests.faults.changes import (
 )
 from tests.faults.checkpoints import SHARDED
 from tests.faults.edits import (
+    copied,
     on_disk,
     tensors,
     together,
@@ -232,10 +233,7 @@ LOAD_FAULTS: tuple[Fault, ...] = (
     Fault(
         "H",
         "a matrix with the bytes of another layer",
-        lambda draft: (
-            draft.state["model.layers.2.mlp.up_proj.weight"].copy_(draft.state["model.layers.0.mlp.up_proj.weight"])
-            and None
-        ),
+        copied("model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight"),
         VALUES,
         DEEP,
         "the same matrix in another layer",
