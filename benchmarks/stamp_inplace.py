@@ -2,8 +2,9 @@
 
     python benchmarks/stamp_inplace.py --directory /some/ext4/directory [--peer-bytes 2500000000]
 
-Sparse .apr and .safetensors files of 0.1, 2.5 and 50 GB with the tensors of a Qwen2. Beside it, in the same run and on
-a file of the same size: read everything and write everything, and safetensors load_file + save_file.
+Sparse .apr, .safetensors and .gguf files of 0.1, 2.5 and 50 GB with the tensors of a Qwen2; the .gguf holds a
+vocabulary of 151,936 tokens and as many merges, as converted models do. Beside it, in the same run and on a file of the
+same size: read everything and write everything, and safetensors load_file + save_file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common import in_turn, print_environment, run_process, summary
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 HIDDEN, VOCABULARY, FFN, KEY_VALUE = 896, 151_936, 4864, 128
 SIZES = {"100 MB": 0.2, "2.5 GB": 1.0, "50 GB": 4.9}  # width of every matrix, in parts of Qwen2-0.5B
@@ -119,6 +122,41 @@ def make_safetensors(path: Path, width: float) -> None:
         file.truncate(len(header) + sum(size for *_, size in forms.values()))
 
 
+def make_gguf(path: Path, width: float) -> None:
+    """A sparse .gguf as a converter of llama.cpp writes it, but for the architecture it names, which is another."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    from tests.gguf_models import gguf_name
+
+    hidden, ffn = (int(each * width / 64) * 64 for each in (HIDDEN, FFN))
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(32_768)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(LAYER_COUNT)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(14)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(int(KEY_VALUE * width / 64) * 32)
+    writer.add_value_length(int(KEY_VALUE * width / 64) * 32)
+    writer.add_rope_freq_base(1e6)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"token{number}" for number in range(vocabulary(width))])
+    writer.add_token_types([1] * vocabulary(width))
+    writer.add_token_merges([f"a b{number}" for number in range(vocabulary(width))])
+    for name, shape in shapes(width):
+        size_bytes = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.float32), size_bytes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    end = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(-(-end // 32) * 32 + sum(4 * s[0] * (s[1] if len(s) > 1 else 1) for _, s in shapes(width)))
+
+
 def stamp_once(path: Path, number: int) -> float:
     """Wall seconds of one `apr stamp --in-place`, interpreter start included."""
     license_ = ("MIT", "Apache-2.0")[number % 2]
@@ -174,6 +212,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print_environment("click", "safetensors", "torch")
     print(f"load average {os.getloadavg()[0]:.1f}")
+    # As installed, where pip compiles: otherwise each start would compile anew, which takes as long as all the rest.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         folder = Path(name)
         floor = in_turn(
@@ -182,7 +222,7 @@ def main() -> None:
         print(f"python -c 'import click' alone: {summary(floor['import click'])}")
         stamped: dict[str, list[float]] = {}
         for size, (width) in SIZES.items():
-            for suffix, make in ((".apr", make_apr), (".safetensors", make_safetensors)):
+            for suffix, make in ((".apr", make_apr), (".safetensors", make_safetensors), (".gguf", make_gguf)):
                 path = folder / f"{size.replace(' ', '')}{suffix}"
                 make(path, width)
                 actual = path.stat().st_size

@@ -33,6 +33,7 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     from safetensors.numpy import load_file, save_file
 
     from apr.convert.importing import import_checkpoint
+    from tests.gguf_models import write_gguf
     from tests.tiny_models import save_tiny
 
     directory = save_tiny(folder / "hf" / "model", "qwen2")
@@ -40,6 +41,8 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     stamps = {"format": "pt", "hf_architecture": "Qwen2ForCausalLM"}
     (folder / "safetensors").mkdir()
     save_file(tensors, folder / "safetensors" / "model.safetensors", stamps)
+    (folder / "gguf").mkdir()
+    write_gguf(directory, folder / "gguf" / "model.gguf", "qwen2", "Q8_0")
     (folder / "apr").mkdir()
     import_checkpoint(directory, folder / "apr" / "model.apr")
     sharded = folder / "hf sharded" / "model"
@@ -48,12 +51,14 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
     weight_map = {}
     for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
         name = f"model-{number:05d}-of-00002.safetensors"
-        save_file({each: tensors[each] for each in part}, sharded / name, {**stamps, "license": "MIT"})
+        texts = {**stamps, "license": "MIT", "data_source": "a corpus"}
+        save_file({each: tensors[each] for each in part}, sharded / name, texts)
         weight_map |= dict.fromkeys(part, name)
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return {
         "apr": folder / "apr" / "model.apr",
         "safetensors": folder / "safetensors" / "model.safetensors",
+        "gguf": folder / "gguf" / "model.gguf",
         "hf": directory,
         "hf sharded": sharded,
     }
@@ -68,7 +73,14 @@ def stamp(path: Path, growth: str, number: int) -> None:
     from apr.stamping.patch import stamp_file
 
     note = f"{number} " + "x" * GROWTH_BYTES[growth]
-    stamp_file(path, StampChanges(license=("MIT", "Apache-2.0")[number % 2], settings={"note": note}), in_place=True)
+    license_ = ("MIT", "Apache-2.0")[number % 2]
+    if path.suffix == ".gguf":
+        changes = StampChanges(license=license_, settings={"general.note": note})
+    elif path.is_dir():  # The shards grow too, where they carry such a text.
+        changes = StampChanges(license=license_, data_source=note, settings={"note": note})
+    else:
+        changes = StampChanges(license=license_, settings={"note": note})
+    stamp_file(path, changes, in_place=True)
 
 
 def kill_one(path: Path, growth: str, number: int, instant: float, *, from_first_write: bool) -> bool:
@@ -162,6 +174,7 @@ def same_tensors_and_whole(path: Path, before: Path, number: int) -> bool:
     """Whether a checkpoint that changed says all of what stamp `number` says, and holds the tensors it held."""
     from apr.convert.proof import intact_tensors
     from apr.formats.registry import open_checkpoint
+    from apr.quality.facts import text_stamp
 
     with open_checkpoint(path) as new, open_checkpoint(before) as old:
         if intact_tensors(new) != intact_tensors(old):
@@ -170,9 +183,12 @@ def same_tensors_and_whole(path: Path, before: Path, number: int) -> bool:
         if path.is_dir():
             said = {new.recorded.provenance.get("license")}
             said |= {texts["license"] for texts in new.weight_metadata.values() if "license" in texts}
+            sources = {texts["data_source"] for texts in new.weight_metadata.values() if "data_source" in texts}
+            if any(not source.startswith(f"{number} ") for source in sources):
+                return False
             return said == {license_} and str((new.config or {}).get("note", "")).startswith(f"{number} ")
-        note = str(new.metadata.get("note", "")).strip('"')
-        return new.metadata.get("license") == license_ and note.startswith(f"{number} ")
+        note = str(new.metadata.get("general.note" if path.suffix == ".gguf" else "note", "")).strip('"')
+        return text_stamp(new, "license") == license_ and note.startswith(f"{number} ")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,21 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gguf_tables import BUNDLES, ENCODERS, LAYERED, QKV_BIASES, SPARSE_ONLY, Row
+from gguf_tables import (
+    BUNDLES,
+    ENCODERS,
+    FIRST_LAYER,
+    FREE_SIZES,
+    LATER_LAYERS,
+    LAYERED,
+    QKV_BIASES,
+    SPARSE_ONLY,
+    Row,
+)
 
 _BIAS_OF_QKV = re.compile(r"\.(q_proj|query|q_lin|qkv_proj|query_key_value|c_attn|Wqkv)\.bias$")
 _BIAS_OF_OUTPUT = ("o_proj.bias", "attention.dense.bias")
+_LITERAL_PLACES: dict[str, list[Any]] = {FIRST_LAYER: ["==", "layer", "0"], LATER_LAYERS: ["!=", "layer", "0"]}
 _OPPOSITES = {"<": ">=", ">=": "<", "==": "!=", "!=": "==", "item": "not item", "not item": "item"}
 
 
@@ -194,14 +205,17 @@ def _is_else(one: list[list[Any]] | None, other: list[list[Any]] | None) -> bool
 
 
 def _place(slug: str, row: Row) -> None:
+    for architecture, pattern in FREE_SIZES:
+        if architecture == slug and re.fullmatch(pattern, row["name"]):
+            row["dims"] = ["?", *row["dims"][1:]]
     for architecture, pattern, layers in LAYERED:
         if architecture == slug and re.fullmatch(pattern, row["name"]):
-            operator = "not item" if layers.startswith("not ") else "item"
-            row["where"] = [[operator, layers.removeprefix("not "), 1]]
+            row["where"] = [_LITERAL_PLACES.get(layers) or _named_place(layers)]
             row["may"] = row["name"].endswith("bias")
-    if row["name"] == "blk.{layer}.attn_norm.weight" and slug == "modern-bert":
-        # The first layer has none in the models of the zoo, and one in some others.
-        row["where"], row["may"] = [["!=", "layer", "0"]], False
+
+
+def _named_place(layers: str) -> list[Any]:
+    return ["not item" if layers.startswith("not ") else "item", layers.removeprefix("not "), 1]
 
 
 def _bundle(row: Row) -> None:

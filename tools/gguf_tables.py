@@ -46,6 +46,8 @@ BASE_UNTOLD = frozenset(
 )
 """Architectures whose base of rotation llama.cpp's converter does not write: a file means llama.cpp's own, 10,000."""
 
+FIRST_LAYER, LATER_LAYERS = "the first layer", "all but the first layer"
+
 LAYERED: tuple[tuple[str, str, str], ...] = (
     ("gemma4", r"blk\.\{layer\}\.attn_(k|k_norm)\.weight", "kv_layers"),
     ("gemma4", r"blk\.\{layer\}\.attn_v\.weight", "value_layers"),
@@ -54,10 +56,19 @@ LAYERED: tuple[tuple[str, str, str], ...] = (
     ("mimo2", r"blk\.\{layer\}\.ffn_(gate|up|down)\.weight", "not moe_layers"),
     ("step35", r"blk\.\{layer\}\.(ffn_\w+_(sh)?exps?|ffn_gate_inp|exp_probs_b)\.\w+", "moe_layers"),
     ("step35", r"blk\.\{layer\}\.ffn_(gate|up|down)\.weight", "not moe_layers"),
+    ("t5", r"(enc|dec)\.blk\.\{layer\}\.attn_rel_b\.weight", FIRST_LAYER),
+    ("t5encoder", r"enc\.blk\.\{layer\}\.attn_rel_b\.weight", FIRST_LAYER),
+    ("t5", r"dec\.blk\.\{layer\}\.cross_attn_rel_b\.weight", "cross_biased_layers"),
+    ("modern-bert", r"blk\.\{layer\}\.attn_norm\.weight", LATER_LAYERS),
     ("jamba", r"blk\.\{layer\}\.ffn_gate_inp\.weight", "moe_layers"),
 )
 """Optional tensors of which some layers have all and others none: (architecture, pattern, the layers). The loader asks
-for each layer alone; `not` means the other layers, and such a tensor is required there."""
+for each layer alone; `not` means the other layers, and such a tensor is required there. T5 has its relative biases in
+the first layer, UMT5 in all; ModernBERT has a norm before attention in all layers but the first."""
+
+FREE_SIZES = (("bert", r"cls\.(weight|bias)"),)
+"""First dimensions that differ from what the loader expects in files of the converter: BERT's classifier has as many
+rows as labels where it has no layer before it."""
 
 BUNDLES: tuple[tuple[str, str], ...] = (
     (r"rope_factors_(long|short)\.weight", "rope factors"),

@@ -156,9 +156,37 @@ def test_a_base_without_the_prefix_of_its_class_is_still_the_base(apr: Apr, tmp_
     weights = base / "model.safetensors"
     state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(weights).items()}
     save_file(state, weights, metadata={"format": "pt"})
-    findings = apr("preflight", healthy, "--json").document["findings"]
-    own = [each for each in findings if not each["message"].startswith("base model")]
-    assert {each["status"] for each in own} == {"pass"}
+    assert {each["status"] for each in own_findings(apr("preflight", healthy, "--json"))} == {"pass"}
+
+
+def own_findings(answer: Answer) -> list[dict[str, Any]]:
+    """Those on the adapter itself, without those on its base."""
+    return [each for each in answer.document["findings"] if not each["message"].startswith("base model")]
+
+
+def test_a_base_of_packed_codes_says_nothing_of_shapes(apr: Apr, adapter: Path, qwen2: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    packed = Path(shutil.copytree(qwen2, tmp_path / "packed"))
+    state = load_file(packed / "model.safetensors")
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        state[name] = torch.zeros(state[name].numel() // 2, 1, dtype=torch.uint8)
+        state[f"{name}.absmax"] = torch.ones(4)
+    save_file(state, packed / "model.safetensors", metadata={"format": "pt"})
+    answer = apr("preflight", adapter, "--base", packed, "--json")
+    assert {each["status"] for each in own_findings(answer)} == {"pass"}
+
+
+def test_names_of_a_gguf_base_are_not_held_against_an_adapter(apr: Apr, adapter: Path, tmp_path: Path) -> None:
+    from tests.formats.crafted_gguf import F32_TENSOR, crafted, info, pair, text
+
+    path = tmp_path / "base.gguf"
+    names = [info("blk.0.attn_q.weight", [8, 8], F32_TENSOR, 0)]
+    path.write_bytes(crafted([pair("general.architecture", 8, text("qwen2"))], names, bytes(256)))
+    answer = apr("preflight", adapter, "--base", path, "--json")
+    assert {each["status"] for each in own_findings(answer)} == {"pass", "unchecked"}
+    assert not answer.document["accepted"]
 
 
 def test_a_head_that_is_new_is_in_no_base_and_has_to_be_in_the_file(apr: Apr, qwen2: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.header import encode_header
 from tests.cli.conftest import imported_by
 from tests.faults.tokenizers import tokenizer_files
+from tests.gguf_models import write_gguf
 from tests.identity.headers import QWEN2_HALF_BILLION, stored_shapes
 from tests.serving import COMMIT, ModelServer
 from tests.tiny_models import relabel, save_tiny
@@ -40,6 +41,8 @@ def models(tmp_path_factory):
     files.mkdir()
     shutil.copy(qwen / "model.safetensors", files / "bare.safetensors")
     import_checkpoint(qwen, files / "qwen.apr")
+    write_gguf(qwen, files / "qwen.gguf", "qwen2")
+    write_gguf(qwen, files / "lie.gguf", "llama")
     return root
 
 
@@ -76,6 +79,8 @@ SAME = {
     "a file that ends early": "torn",
     "a bare file": "files/bare.safetensors",
     "an APR file": "files/qwen.apr",
+    "a GGUF file": "files/qwen.gguf",
+    "a GGUF file that lies": "files/lie.gguf",
 }
 
 
@@ -181,7 +186,7 @@ def test_a_local_document_says_nothing_of_a_network(apr, models):
 
 
 def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, models):
-    hub.latency_s = 0.03
+    hub.latency_s = 0.05
     sources = ["hf://org/qwen", models / "org/qwen", "hf://org/lie", "hf://org/absent", f"{hub.cdn.url}/org/sharded/"]
     result = apr("preflight", *sources, "--json")
     documents = [json.loads(line) for line in result.stdout.splitlines()]
@@ -189,7 +194,7 @@ def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, mod
     assert [document["accepted"] for document in documents] == [True, True, False, False, True]
     assert ["remote" in document for document in documents] == [True, False, True, True, True]
     assert result.exit_code == 5
-    assert hub.most_at_a_time > 5
+    assert hub.most_at_a_time > 3
     table = apr("preflight", *sources).stdout
     assert "fetched" in table.splitlines()[0]
     assert len(table.splitlines()) == 6
@@ -277,6 +282,21 @@ def test_a_shard_name_that_leads_elsewhere_is_not_asked_for(apr, hub, tmp_path, 
     assert "leads outside the directory" in result.stdout
 
 
+@pytest.mark.parametrize(("count", "most_requests"), [("1" * 200, 8), ("99999999", 8), ("300", 310)])
+def test_shard_numbers_in_an_index_make_it_ask_within_bounds(apr, hub, tmp_path, monkeypatch, count, most_requests):
+    _sparse_model(tmp_path / "org/model", 1)
+    name = f"model-1-of-{count}.safetensors"
+    weights = (tmp_path / "org/model/model.safetensors").rename(tmp_path / "org/model" / name)
+    with open_checkpoint(weights) as checkpoint:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(checkpoint.tensors, name)}
+    (tmp_path / "org/model/model.safetensors.index.json").write_text(json.dumps(index))
+    with ModelServer(tmp_path).running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        result = apr("preflight", "hf://org/model")
+        assert len(server.requests) <= most_requests
+    assert result.exit_code == 0, result.stdout
+
+
 def test_a_private_repository_opens_with_the_token_that_is_never_shown(apr, models, monkeypatch):
     with ModelServer(models, token="hf_secret").running() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
@@ -311,12 +331,12 @@ def test_other_commands_refuse_what_reads_more_than_headers(apr, hub, arguments)
 
 
 @pytest.mark.parametrize("command", ["inspect", "tensors"])
-@pytest.mark.parametrize("name", ["qwen", "sharded", "files/qwen.apr", "files/bare.safetensors"])
+@pytest.mark.parametrize("name", ["qwen", "sharded", "files/qwen.apr", "files/bare.safetensors", "files/lie.gguf"])
 def test_inspect_and_tensors_answer_as_for_a_local_path(apr, hub, models, command, name):
     local, remote = apr(command, models / "org" / name, "--json"), apr(command, f"hf://org/{name}", "--json")
     assert remote.exit_code == local.exit_code == 0
     there, here = remote.document, local.document
-    assert there.pop("remote")["bytes"] < 200_000
+    assert there.pop("remote")["bytes"] < 400_000
     assert {**there, "file": ""} == {**here, "file": ""}
 
 

@@ -16,6 +16,7 @@ from apr.formats.apr2.write import write_apr2
 from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of
 from tests.contracts.checkpoints import save
+from tests.identity.gguf_models import metadata_of, model_of, write_gguf
 from tests.tiny_models import relabel, save_tiny, tiny_model
 
 Plant = Callable[[Path], Any]
@@ -155,3 +156,20 @@ def pretrain(workplace: Path, folder: Path) -> list[str]:
     data = ["--dataset", str(workplace / "corpus"), "--tokenizer", str(workplace / "tokenizer")]
     shape = ["--num-steps", "0", "--seq-length", "32", "--batch-size", "8", "--device", "cpu"]
     return ["pretrain", *data, *shape, "--run-dir", str(folder / "run")]
+
+
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
+def test_a_run_from_a_gguf_file_is_refused_before_its_bytes_are_read(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of("qwen2")
+    path = write_gguf(tmp_path / "model.gguf", model.shapes, metadata_of(model), token_count=8)
+    vocabulary = "FALSIFY-APR-PRETRAIN-ARCH-009=the corpus has more tokens than this small file"
+    facts = "INV-INIT-CONFIG-001=the vocabulary was cut for the test"
+    allowed = ["--allow-gate", vocabulary, "--allow-gate", facts]
+    assert run([*pretrain(workplace, tmp_path), "--init", str(path), *allowed]) == 5
+    said = capsys.readouterr().err
+    assert "the weights of a GGUF file are not loaded into a model" in said
+    assert "start from the model that the GGUF file was made from" in said
+    assert "reading every byte" not in said
+    assert not (tmp_path / "run").exists()

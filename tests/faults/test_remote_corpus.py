@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -33,15 +32,14 @@ ROWS = [
 @pytest.mark.parametrize(("row", "container"), ROWS)
 def test_an_address_gets_the_findings_of_the_path(row, container, tmp_path):
     path = write(row.draft(), container, tmp_path)
-    options = RoadOptions(may_use_zoo=True)
-    local = examine(path, options)
+    local = examine(path, RoadOptions(may_use_zoo=True))
     local.close()
     is_directory = path.is_dir() or not path.suffix
     with ModelServer(path.parent).running() as server, closing(Client()) as client:
         address = parse_address(f"{server.url}/{path.name}{'/' if is_directory else ''}")
         remote = examine(
             address.path,
-            replace(options, download=address.download),
+            RoadOptions(may_use_zoo=True, download=address.download),
             opening=lambda _path: open_address(address, client, Traffic()),
         )
         remote.close()

@@ -96,7 +96,6 @@ def test_bytes_behind_the_file_are_reported(tmp_path: Path) -> None:
         (b"", "the file is empty", "again"),
         (b"APRN\1\0", "older generation (APRN)", "upstream's `apr import`"),
         (b"APR1", "older generation (APR1)", "upstream's `apr import`"),
-        (b"GGUF", "a GGUF file", "Hugging Face directory"),
         (b"PK\x03\x04", "Python pickles", "safetensors"),
         (b"\x80\x02}q", "a Python pickle", "safetensors"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer", "git lfs pull"),

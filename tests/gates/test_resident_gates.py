@@ -182,8 +182,9 @@ def test_another_loss_than_recorded_is_refused(qwen2, tmp_path, loss):
     assert refusing(step0_of(path, loss)) == {"INV-INIT-LOSS-001"}
 
 
-def test_without_a_record_the_loss_must_beat_a_uniform_guess(qwen2):
-    assert step0_of(qwen2, math.log(VOCABULARY) - 0.01).is_accepted
+@pytest.mark.parametrize("share", [0.969, 0.8, 0.1])
+def test_without_a_record_the_loss_must_clearly_beat_a_uniform_guess(qwen2, share):
+    assert step0_of(qwen2, share * math.log(VOCABULARY)).is_accepted
 
 
 @pytest.mark.planted_defect("INV-INIT-LOSS-001")
@@ -192,6 +193,29 @@ def test_without_a_record_a_uniform_guess_is_refused(qwen2, loss):
     examination = step0_of(qwen2, loss)
     assert refusing(examination) == {"INV-INIT-LOSS-001"}
     assert f"ln({VOCABULARY:,})" in examination.refusals[0].expected
+
+
+@pytest.mark.planted_defect("INV-INIT-LOSS-001")
+@pytest.mark.parametrize("share", [0.999, 0.975])
+def test_a_hair_below_a_uniform_guess_is_luck(qwen2, share):
+    """Half of all untrained models score a little better than a uniform guess."""
+    examination = step0_of(qwen2, share * math.log(VOCABULARY))
+    assert refusing(examination) == {"INV-INIT-LOSS-001"}
+    refusal = examination.refusals[0]
+    assert refusal.message.endswith("no further below it than chance")
+    assert refusal.expected == f"below {0.97 * math.log(VOCABULARY):.4f}, which is 3 % under ln(320) = 5.7683"
+
+
+def test_a_weak_model_whose_probe_is_reproduced_needs_no_margin(qwen2, tmp_path):
+    path = Source(qwen2, "hf", tmp_path).deliver()
+    model = load(examine(path)).model
+    with_record(path, Recorded(probe=record_probe(model)))
+    loaded = load(examine(path)).examination
+    step0 = Step0(0.999 * math.log(VOCABULARY), SET_HASH, VOCABULARY, tolerance_relative=1e-4)
+    assert check_step0(loaded, step0, FRESH).is_accepted
+    assert refusing(check_step0(loaded, step0._replace(loss=1.001 * math.log(VOCABULARY)), FRESH)) == {
+        "INV-INIT-LOSS-001"
+    }
 
 
 @pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-009")

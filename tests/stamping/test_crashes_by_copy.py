@@ -16,14 +16,15 @@ import pytest
 
 from apr.formats.registry import open_checkpoint
 from apr.stamping.changes import StampChanges
-from apr.stamping.patch import BY_COPY_NOTE, stamp_file
+from apr.stamping.patch import stamp_file
+from apr.stamping.result import BY_COPY_NOTE
 from apr.storage import copying, exchange, operations
 from apr.storage.journal import aside_of, journal_of_directory, new_beside
 from tests.stamping.conftest import QWEN2, files_below, stored_digests
 from tests.stamping.replay import copied, cut_disks, recorded, replay
 
 GROWN = StampChanges(license="Apache-2.0", data_source="x" * 9000)
-CONTAINERS = ("apr", "safetensors", "sharded")
+CONTAINERS = ("apr", "safetensors", "gguf", "sharded")
 
 
 def no_room(*_: object) -> None:
@@ -176,6 +177,20 @@ def test_mode_and_owner_go_to_the_copy(
     status = path.stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o640, owner)
     assert status.st_ino != inode
+
+
+def test_other_hard_links_keep_the_old_file_and_the_user_is_told(
+    monkeypatch: pytest.MonkeyPatch, lies: dict[str, Path], sharded: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(operations, "insert_range", no_room)
+    path = make("apr", tmp_path / "work", lies, sharded)
+    other = tmp_path / "other.apr"
+    os.link(path, other)
+    before = other.read_bytes()
+    notes = stamp_file(path, changes("apr"), in_place=True).notes
+    assert other.read_bytes() == before
+    assert "1 other hard links to this file keep the old stamps" in notes
+    assert not any("show it too" in note for note in notes)
 
 
 def test_a_copy_is_locked_until_the_stamp_is_final(

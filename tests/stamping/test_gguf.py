@@ -21,7 +21,8 @@ from apr.formats.gguf.read import Metadata
 from apr.formats.registry import open_checkpoint
 from apr.stamping.changes import StampChanges
 from apr.stamping.fleet import find_checkpoints
-from apr.stamping.patch import StampResult, stamp_file
+from apr.stamping.patch import stamp_file
+from apr.stamping.result import StampResult
 from tests.stamping.conftest import Lie, files_below, stored_digests
 
 FORCE = "stamped whatever the tensors say"

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -9,11 +10,12 @@ from apr.errors import DamagedFileError, InputOutputError, NotFoundError, Refuse
 from apr.storage.remote.address import RemotePath, parse_address
 from apr.storage.remote.client import Client, make_token
 from apr.storage.remote.exchange import Limits
-from apr.storage.remote.files import MOST_READ_BYTES, READ_AHEAD_BYTES, RemoteDirectory, RemoteFile
+from apr.storage.remote.files import MOST_FILES, MOST_READ_BYTES, READ_AHEAD_BYTES, RemoteDirectory, RemoteFile
 from apr.storage.remote.traffic import Traffic
 from tests.serving import ModelServer
 
-QUICK = Limits(silence_s=0.5, answer_s=1.0, wait_s=0.01, most_wait_s=0.02)
+QUICK = Limits(silence_s=5.0, answer_s=20.0, wait_s=0.01, most_wait_s=0.02)
+IMPATIENT = replace(QUICK, silence_s=0.3)
 SIZE = 3 * READ_AHEAD_BYTES + 5
 NAME = "x.safetensors"
 
@@ -246,7 +248,7 @@ def hang_up(handler, file):
 
 
 def silent(handler, file):
-    time.sleep(QUICK.silence_s * 2)
+    time.sleep(IMPATIENT.silence_s * 3)
     handler.close_connection = True
     return True
 
@@ -274,14 +276,16 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_trouble_that_passes_is_waited_out(server, client, traffic, content, name):
+def test_trouble_that_passes_is_waited_out(server, traffic, content, name):
+    client = Client(limits=IMPATIENT if name == "silence" else QUICK)
     server.faults[NAME] = first_times(2, TROUBLES[name][0])
     assert remote_file(server, client, traffic).read_at(0, 100) == content[:100]
     assert traffic.requests == 3
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_trouble_that_stays_ends_after_three_tries(server, client, traffic, name):
+def test_trouble_that_stays_ends_after_three_tries(server, traffic, name):
+    client = Client(limits=IMPATIENT if name == "silence" else QUICK)
     fault, text = TROUBLES[name]
     server.faults[NAME] = fault
     with pytest.raises(InputOutputError, match=text):
@@ -309,17 +313,15 @@ def promising_for_ever(handler, file):
 @pytest.mark.parametrize("fault", [dripping, dripping_headers, promising_for_ever])
 def test_a_server_that_keeps_busy_without_an_end_is_cut_off(server, traffic, fault):
     server.faults[NAME] = fault
-    client = Client(limits=Limits(silence_s=0.5, answer_s=0.3, tries=1))
-    start_s = time.monotonic()
+    client = Client(limits=Limits(silence_s=5.0, answer_s=0.3, tries=1))
     with pytest.raises(InputOutputError, match="too slow") as caught:
         remote_file(server, client, traffic)
-    assert time.monotonic() - start_s < 1.5
     assert "no end of an answer after 0.3 s" in caught.value.found
 
 
 def test_closing_ends_what_other_threads_wait_for(server, traffic):
-    server.latency_s = 5.0
-    client = Client(limits=Limits(silence_s=20.0))
+    server.latency_s = 20.0
+    client = Client(limits=Limits(silence_s=60.0))
     errors = []
 
     def work():
@@ -332,10 +334,9 @@ def test_closing_ends_what_other_threads_wait_for(server, traffic):
     thread.start()
     while not server.requests:
         time.sleep(0.01)
-    start_s = time.monotonic()
     client.close()
-    thread.join(timeout=4.0)
-    assert time.monotonic() - start_s < 2.0
+    thread.join(timeout=10.0)
+    assert not thread.is_alive()
     assert len(errors) == 1
 
 
@@ -455,3 +456,10 @@ def test_one_client_serves_many_threads(server, client, content):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_index_makes_it_ask_for_no_more_files_than_models_have(server, client, traffic):
+    directory = RemoteDirectory(parse_address(f"{server.url}/"), client, traffic)
+    with pytest.raises(RefusedError, match="more files than any model has"):
+        directory.expect(f"{number}.safetensors" for number in range(MOST_FILES + 1))
+    assert traffic.requests == 0

@@ -77,7 +77,6 @@ def command(
         may_use_zoo=is_loaded,
         load_as=load_as,
     )
-    walk = Walk(options, is_deep, is_loaded, base, is_fresh)
     found = expand_patterns(paths)
     with _network_for(found, {"--deep": is_deep, "--load": is_loaded}, allows_plain_http) as network:
         walk = Walk(options, is_deep, is_loaded, base, is_fresh, network)

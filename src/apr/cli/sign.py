@@ -44,7 +44,8 @@ def sign(
             found="both" if sigstore else "neither",
             remedy=f"apr sign {path} --private-key KEY.pem",
         )
-    from apr.stamping.signing import KeySigner, Sigstore, sign_path
+    from apr.stamping.signers import KeySigner, Sigstore
+    from apr.stamping.signing import sign_path
 
     signer = Sigstore() if private_key is None else KeySigner(private_key, _password(password_file))
     signed = sign_path(path, signer, signature, force=force)
@@ -89,7 +90,8 @@ def verify(
             expected="either --public-key KEY.pem, or --sigstore with --identity ID and --identity-provider URL",
             remedy=f"apr verify {path} --public-key KEY.pem",
         )
-    from apr.stamping.signing import KeyVerifier, Sigstore, verify_path
+    from apr.stamping.signers import KeyVerifier, Sigstore
+    from apr.stamping.verifying import verify_path
 
     verifier = Sigstore(identity or "", identity_provider or "") if public_key is None else KeyVerifier(public_key)
     verified = verify_path(path, verifier, signature)

@@ -18,7 +18,7 @@ from apr.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from apr.convert.metering import Report
     from apr.stamping.fleet import Outcome
-    from apr.stamping.patch import StampResult
+    from apr.stamping.result import StampResult
 
 UPSTREAM_STAMPED_KEYS = (
     "license",

@@ -148,7 +148,7 @@ def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "resumed, loss at step 0",
             f"{losses['resumed_step0']:.4f}",
-            f"off by {losses['resumed_step0_relative_difference']:.1e} relative (at most {STEP0_TOLERANCE_RELATIVE:g})",
+            f"{_distance(losses['resumed_step0_relative_difference'])}, allowed is {STEP0_TOLERANCE_RELATIVE:g}",
         ),
         ("resumed, after training on", f"{losses['resumed_final']:.4f}", f"after {size['resumed_steps']} more steps"),
         (
@@ -166,3 +166,7 @@ def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+def _distance(relative: float) -> str:
+    return f"off by {relative:.1e} relative" if relative else "the recorded loss to the last digit"

@@ -13,7 +13,8 @@ from apr.formats.registry import open_checkpoint
 from apr.gates import buffers as buffers_gate
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.road import Examination, examine
+from apr.gates.road import Examination, examine, examine_opened, refuse_unloadable
+from apr.identity.gguf_atlas import has_gguf_names
 from apr.library.holding import Held, Terms, hold, prove
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.resident import ResidentModel, read_resident
@@ -27,12 +28,16 @@ BUFFERS_ID = buffers_gate.ID
 
 
 def open_or_refuse(path: Path, terms: Terms) -> Checkpoint:
-    """The open checkpoint; the road's own refusal when nothing can be opened."""
+    """The open checkpoint; the road's own refusal when nothing can be opened, or what is opened is never loaded."""
     try:
-        return open_checkpoint(path)
+        checkpoint = open_checkpoint(path)
     except AprError:
         refuse_unless_accepted(examine(path, terms.road_options()))
         raise
+    if has_gguf_names(checkpoint):
+        with checkpoint:
+            refuse_unloadable(examine_opened(checkpoint, terms.road_options()))
+    return checkpoint
 
 
 def examine_model(

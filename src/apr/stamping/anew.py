@@ -6,10 +6,9 @@ from apr.convert.metering import Meter, Report
 from apr.convert.publishing import published
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
-from apr.gates.finding import Finding, Status
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.in_place import BYTES_ID, check_untouched
-from apr.stamping.patch import HISTORY_ID, StampResult, check_stamps, flags_of
+from apr.stamping.result import StampResult, check_written, proven
 from apr.storage.atomic import atomic_file
 from apr.storage.copying import copy_patched
 from apr.storage.patches import Change
@@ -53,8 +52,7 @@ def _copied(editor: Editor, edit: Edit, change: Change, result: StampResult, rep
                 copy_patched(before.files[0].fileno(), target.fileno(), change.patches[0], meter.add)
         with open_checkpoint(beside) as written:
             check_untouched(before, written, change)
-            check_stamps(edit, written)
-            return _with_findings(written, result, _how_untouched(before))
+            return proven(result, check_written(edit, written), _how_untouched(before))
 
 
 def _how_untouched(before: Checkpoint) -> str:
@@ -64,21 +62,13 @@ def _how_untouched(before: Checkpoint) -> str:
 
 
 def _streamed(editor: Editor, edit: Edit, result: StampResult, report: Report | None) -> StampResult:
-    from apr.convert.proof import check_written, intact_tensors
+    from apr.convert.proof import check_written as check_tensors
+    from apr.convert.proof import intact_tensors
 
     meter = Meter(report, edit.before.size_bytes, STREAMING_PASSES)
     intact = intact_tensors(edit.before, meter)
     with published(result.output) as beside:
         editor.write(edit._replace(meter=meter), beside)
-        with check_written(beside, intact, invariant=BYTES_ID, meter=meter) as written:
-            check_stamps(edit, written)
-            return _with_findings(written, result, f"{len(intact)} tensors read back, every digest as before")
-
-
-def _with_findings(written: Checkpoint, result: StampResult, how_untouched: str) -> StampResult:
-    findings = (
-        *result.findings,
-        Finding(BYTES_ID, Status.PASS, how_untouched),
-        Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
-    )
-    return result._replace(findings=findings, output_bytes=written.size_bytes, header_flags=flags_of(written))
+        with check_tensors(beside, intact, invariant=BYTES_ID, meter=meter) as written:
+            how = f"{len(intact)} tensors read back, every digest as before"
+            return proven(result, check_written(edit, written), how)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from apr.errors import AprError, InputOutputError, NotFoundError
 
 if TYPE_CHECKING:
-    from apr.stamping.patch import StampResult
+    from apr.stamping.result import StampResult
 
 CHECKPOINT_SUFFIXES = (".apr", ".safetensors", ".gguf")
 GLOB_CHARACTERS = frozenset("*?[")

@@ -10,23 +10,29 @@ from apr.convert.publishing import check_output, check_writable
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
-from apr.gates.finding import Finding, Status
+from apr.gates.finding import Finding
 from apr.stamping.changes import StampChanges, checked_changes, with_identity
 from apr.stamping.edit import Edit, Editor
-from apr.stamping.history import Change, history_entry
-from apr.stamping.in_place import BYTES_ID, apply_in_place
+from apr.stamping.history import history_entry
+from apr.stamping.in_place import apply_in_place
 from apr.stamping.recipe import Destination, recipe_for
-from apr.stamping.signatures import BrokenSignature, broken_signatures
+from apr.stamping.result import (
+    StampResult,
+    Written,
+    check_written,
+    flags_of,
+    notes_by_copy,
+    notes_on,
+    proven,
+    written_file,
+)
+from apr.stamping.signatures import broken_signatures
 from apr.stamping.truth import TRUTH_ID, check_truth
 from apr.storage.inplace import FileChangedError
 
 if TYPE_CHECKING:
     from apr.convert.metering import Report
 
-HISTORY_ID = "INV-STAMP-HISTORY-001"
-BY_COPY_NOTE = (
-    "this file system cannot make room inside a file: a changed copy took its place, other hard links keep the old one"
-)
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 
@@ -47,30 +53,6 @@ def editor_of(format_: Format) -> Editor:
     from apr.stamping import edit_hf
 
     return edit_hf.EDITOR
-
-
-class StampResult(NamedTuple):
-    """What a stamp did, or with `is_dry_run` would do. sizes are of all files of the checkpoint, in bytes.
-
-    stamped: the values written, by field of StampChanges. header_flags: flag bits of an `.apr`, None elsewhere.
-    entry: the history entry as it stands in the file. notes: what the user should know beside the findings.
-    broken_signatures: those that do not hold any more.
-    """
-
-    source: Path
-    output: Path
-    format: Format
-    input_bytes: int
-    output_bytes: int | None
-    tensor_count: int
-    stamped: Mapping[str, Any]
-    changes: tuple[Change, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-    entry: Mapping[str, Any]
-    header_flags: int | None
-    is_dry_run: bool
-    broken_signatures: tuple[BrokenSignature, ...] = ()
 
 
 def stamp_file(
@@ -148,7 +130,7 @@ def _stamp(order: _Order) -> StampResult:
     with open_checkpoint(destination.path if destination.in_place else order.source) as checkpoint:
         editor = editor_of(checkpoint.format)
         if destination.in_place and not order.is_dry_run:
-            check_writable(_written_file(checkpoint))
+            check_writable(written_file(checkpoint))
         order = _with_family_slug(order, checkpoint.format)
         if order.is_auto:
             order = _with_shown_identity(order, checkpoint)
@@ -233,7 +215,7 @@ def _planned(order: _Order, edit: Edit, entry: Mapping[str, Any], findings: tupl
         notes=(
             *order.notes,
             *edit.notes,
-            *_notes(edit, in_place=order.destination.in_place),
+            *notes_on(edit, in_place=order.destination.in_place),
             *(f"this {verb} the signature {each.signature}; to sign again: {each.sign_again}" for each in broken),
         ),
         entry=entry,
@@ -263,30 +245,14 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
     change = editor.change(edit)
     if change is None:
         return None
-    sizes: list[tuple[int, int | None]] = []
-
-    def check(written: Checkpoint) -> None:
-        check_stamps(edit, written)
-        sizes.append((written.size_bytes, flags_of(written)))
-
-    done = apply_in_place(edit, change, check)
-    size_bytes, flags = sizes[-1]
+    seen: list[Written] = []
+    link_count = written_file(edit.before).stat().st_nlink
+    done = apply_in_place(edit, change, lambda written: seen.append(check_written(edit, written)))
     is_copied = any(patch.by_copy for patch in done.patches)
     how = "were copied as they stood" if is_copied else "stand as they stood; no byte of them was written"
-    findings = (
-        *result.findings,
-        Finding(BYTES_ID, Status.PASS, f"{len(edit.before.tensors)} tensors {how}"),
-        Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
-    )
-    notes = (*result.notes, *((BY_COPY_NOTE,) if is_copied else ()))
-    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
-
-
-def check_stamps(edit: Edit, written: Checkpoint) -> None:
-    wanted = {stamp.key: stamp.value for stamp in edit.after.stamps}
-    found = {stamp.key: stamp.value for stamp in written.stamps}
-    if wanted != found:
-        raise AssertionError(f"written stamps {found} are not the planned ones {wanted}")
+    if is_copied:
+        result = result._replace(notes=notes_by_copy(result.notes, link_count))
+    return proven(result, seen[-1], f"{len(edit.before.tensors)} tensors {how}")
 
 
 def _destination(source: Path, output: Path | None, *, in_place: bool, force: bool) -> Destination:
@@ -313,33 +279,6 @@ def _check_reason(force_reason: str | None) -> None:
         )
 
 
-def _written_file(checkpoint: Checkpoint) -> Path:
-    if checkpoint.format is Format.HF_DIRECTORY:
-        return (checkpoint.path / "config.json").resolve()
-    return checkpoint.path
-
-
 def _stamped(changes: StampChanges) -> dict[str, Any]:
     tokenizer = {"tokenizer": str(changes.tokenizer)} if changes.tokenizer is not None else {}
     return {**changes.identity, **changes.provenance, **tokenizer, **changes.settings}
-
-
-def flags_of(checkpoint: Checkpoint) -> int | None:
-    """The header flags of an `.apr`; None of other formats."""
-    if checkpoint.format is not Format.APR2:
-        return None
-    from apr.stamping.edit_apr2 import header_flags
-
-    return int(header_flags(checkpoint))
-
-
-def _notes(edit: Edit, *, in_place: bool) -> list[str]:
-    checkpoint = edit.before
-    notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
-    if not edit.changes:
-        notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
-    links = _written_file(checkpoint).stat().st_nlink
-    if in_place and links > 1:
-        keeps = checkpoint.format is Format.HF_DIRECTORY
-        notes.append(f"{links - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}")
-    return notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from apr.errors import DamagedFileError
 from apr.formats.damage import damaged
 from apr.formats.gguf.layout import LONGEST_HEADER_BYTES, U32, U64
@@ -68,14 +70,18 @@ class Cursor:
 
     def skip_texts(self, count: int, what: str) -> None:
         """Step over `count` strings, whose lengths are all that is looked at."""
-        unpack, width = U64.unpack_from, U64.size
-        while count:
+        unpack, width, left = U64.unpack_from, U64.size, count
+        while left:
             self._check(width, what)
             self._refill()
-            window, at, last = self._window, 0, len(self._window) - width
-            while count and at <= last:
-                at += width + unpack(window, at)[0]
-                count -= 1
+            window, at, remaining = self._window, 0, left
+            try:
+                # The loop runs for every token of a vocabulary: the end of the window is left to `unpack` to find.
+                for remaining in range(left, 0, -1):  # noqa: B007 - used when the window ends
+                    at += width + unpack(window, at)[0]
+                left = 0
+            except (struct.error, OverflowError):
+                left = remaining
             self.position += at
             if self.position > self._end:
                 raise self.complain(

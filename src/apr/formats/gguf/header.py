@@ -86,7 +86,7 @@ def read_header(file: SourceFile) -> Header:
 def _preamble(file: SourceFile) -> tuple[int, int, int]:
     if file.size_bytes < PREAMBLE.size:
         raise damaged(
-            "the file ends inside its first bytes",
+            "a GGUF file that ends inside its first bytes",
             path=file.path,
             offset_bytes=0,
             expected=f"at least {PREAMBLE.size} bytes",

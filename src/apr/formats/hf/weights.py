@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -215,7 +216,7 @@ def _unlisted_numbers(listed: list[str]) -> Iterator[str]:
     sane = (count for count in counts if len(count) < 8 and int(count) <= _MOST_SHARDS)
     numbers = ((count, number + 1) for count in sane for number in range(int(count)))
     names = (f"model-{number:0{len(count)}}-of-{count}.safetensors" for count, number in numbers)
-    yield from (name for name in names if name not in known)
+    yield from islice((name for name in names if name not in known), _MOST_SHARDS)
 
 
 def _total_size_problems(

@@ -196,7 +196,7 @@ def _misfits(
         plain = _plain(name)
         whole = base.tensors.get(plain, base.by_tail.get(_tensor_tail(plain)))
         # Rows may have become more: tokens or labels that were added.
-        if whole is not None and (len(whole) != len(entry.shape) or whole[1:] != entry.shape[1:]):
+        if whole and (len(whole) != len(entry.shape) or whole[1:] != entry.shape[1:]):
             yield name, entry.shape, f"{plain} is {whole} in the base, and only rows may be added"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apr.errors import AprError
+from apr.formats.base import Format
+from apr.formats.dtypes import ENCODINGS
 from apr.formats.peft.read import ADAPTER_CONFIG_NAME
 from apr.gates import integrity, presence, shapes
 from apr.gates.adapters import names, values
@@ -114,9 +116,15 @@ def _account(adapter: Adapter, base: Examination) -> Account | None:
     facts = base.facts
     if facts.checkpoint is None:
         return None
+    if facts.checkpoint.format is Format.GGUF:
+        return Account(undecided="the base model is a GGUF file, which calls its tensors otherwise than PEFT does")
     expected = {} if facts.plan is None else facts.plan.target.expected
     tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None}
-    stored = {name: entry.shape for name, entry in facts.checkpoint.tensors.items()}
+    stored = {
+        # Packed codes (4 bits and the like) do not have the shape of the weight that they stand for.
+        name: entry.shape if ENCODINGS[entry.dtype].is_float else ()
+        for name, entry in facts.checkpoint.tensors.items()
+    }
     return account_of(adapter, base_modules({**tied, **stored}))
 
 

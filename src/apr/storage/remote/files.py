@@ -21,6 +21,11 @@ _LEAST_BYTES, _MOST_FIRST_BYTES = 4 << 10, 1 << 20
 MOST_READ_BYTES = 64 << 20
 """No header, index or config is larger; whoever asks for more is misled by a file."""
 
+MOST_FILES = 2000
+"""One model never asks a server for more."""
+
+_MOST_KEPT_BYTES = 8 << 20
+
 # A server without ranges sends files whole: only those that are small by their kind are taken from it.
 _MOST_WHOLE_JSON_BYTES = 16 << 20
 _MOST_WHOLE_BYTES = 1 << 20
@@ -50,6 +55,7 @@ class RemoteFile(SourceFile):
         is_json = path.name.endswith(".json")
         self._most_whole_bytes = _MOST_WHOLE_JSON_BYTES if is_json else _MOST_WHOLE_BYTES
         self._blocks: list[tuple[int, bytes]] = []
+        self._reads = 0
         part = self._part(url, 0, min(max(first_bytes, _LEAST_BYTES), _MOST_FIRST_BYTES))
         if part is None:
             raise _not_there(path)
@@ -78,9 +84,12 @@ class RemoteFile(SourceFile):
         head = self._head_of(offset_bytes)
         start = offset_bytes + len(head)
         # A header that is read piece by piece is a long one.
-        ahead_bytes = READ_AHEAD_BYTES << min(max(len(self._blocks) - 1, 0), 5)
+        ahead_bytes = READ_AHEAD_BYTES << min(self._reads, 5)
         data = self._fetch(start, min(max(size_bytes - len(head), ahead_bytes), self.size_bytes - start))
         self._blocks.append((offset_bytes, head + data))
+        self._reads += 1
+        while len(self._blocks) > 2 and sum(len(block) for _, block in self._blocks) > _MOST_KEPT_BYTES:
+            del self._blocks[1]
         return self._blocks[-1][1][:size_bytes]
 
     def _head_of(self, offset_bytes: int) -> bytes:
@@ -145,6 +154,14 @@ class RemoteDirectory(HeldDirectory):
         wanted = [
             (name, likely_bytes.get(name, READ_AHEAD_BYTES)) for name in dict.fromkeys(names) if name not in self._files
         ]
+        if len(wanted) > MOST_FILES:
+            raise RefusedError(
+                "an index names more files than any model has",
+                where=str(self.path),
+                expected=f"at most {MOST_FILES} files",
+                found=f"{len(wanted)} files",
+                remedy="download the model first, and name the local path",
+            )
         opened = _side_by_side(self._opened, wanted)
         self._files.update((name, file) for (name, _), file in zip(wanted, opened, strict=True))
 

@@ -1,0 +1,109 @@
+"""What a stamp did: its result, the notes for the user, and what both ways of writing check and report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apr.formats.base import Checkpoint, Format
+from apr.gates.finding import Finding, Status
+from apr.stamping.edit import Edit
+from apr.stamping.history import Change
+from apr.stamping.in_place import BYTES_ID
+from apr.stamping.signatures import BrokenSignature
+
+HISTORY_ID = "INV-STAMP-HISTORY-001"
+BY_COPY_NOTE = "this file system cannot make room inside a file: a changed copy took its place"
+
+
+class StampResult(NamedTuple):
+    """What a stamp did, or with `is_dry_run` would do. sizes are of all files of the checkpoint, in bytes.
+
+    stamped: the values written, by field of StampChanges. header_flags: flag bits of an `.apr`, None elsewhere.
+    entry: the history entry as it stands in the file. notes: what the user should know beside the findings.
+    broken_signatures: those that do not hold any more.
+    """
+
+    source: Path
+    output: Path
+    format: Format
+    input_bytes: int
+    output_bytes: int | None
+    tensor_count: int
+    stamped: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    entry: Mapping[str, Any]
+    header_flags: int | None
+    is_dry_run: bool
+    broken_signatures: tuple[BrokenSignature, ...] = ()
+
+
+class Written(NamedTuple):
+    """What the reopened checkpoint showed of itself."""
+
+    size_bytes: int
+    header_flags: int | None
+
+
+def check_written(edit: Edit, written: Checkpoint) -> Written:
+    """Hold the stamps of the reopened checkpoint against the planned ones."""
+    wanted = {stamp.key: stamp.value for stamp in edit.after.stamps}
+    found = {stamp.key: stamp.value for stamp in written.stamps}
+    if wanted != found:
+        raise AssertionError(f"written stamps {found} are not the planned ones {wanted}")
+    return Written(written.size_bytes, flags_of(written))
+
+
+def proven(result: StampResult, written: Written, how_untouched: str) -> StampResult:
+    """`result` of a stamp that was written, reopened and checked. how_untouched: how its tensors are known to be."""
+    findings = (
+        *result.findings,
+        Finding(BYTES_ID, Status.PASS, how_untouched),
+        Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
+    )
+    return result._replace(findings=findings, output_bytes=written.size_bytes, header_flags=written.header_flags)
+
+
+def flags_of(checkpoint: Checkpoint) -> int | None:
+    """The header flags of an `.apr`; None of other formats."""
+    if checkpoint.format is not Format.APR2:
+        return None
+    from apr.stamping.edit_apr2 import header_flags
+
+    return int(header_flags(checkpoint))
+
+
+def written_file(checkpoint: Checkpoint) -> Path:
+    """The file whose rights decide whether the checkpoint may be stamped where it stands."""
+    if checkpoint.format is Format.HF_DIRECTORY:
+        return (checkpoint.path / "config.json").resolve()
+    return checkpoint.path
+
+
+def notes_on(edit: Edit, *, in_place: bool) -> list[str]:
+    """What the user should know of the checkpoint, before it is stamped."""
+    checkpoint = edit.before
+    notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
+    if not edit.changes:
+        notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
+    if in_place:
+        link_count = written_file(checkpoint).stat().st_nlink
+        notes += _link_notes(link_count, keeps=checkpoint.format is Format.HF_DIRECTORY)
+    return notes
+
+
+def notes_by_copy(notes: tuple[str, ...], link_count: int) -> tuple[str, ...]:
+    """`notes` once a changed copy took the place of the file: its other names do not show the new stamps."""
+    untrue = _link_notes(link_count, keeps=False)
+    kept = (note for note in notes if note not in untrue)
+    return tuple(dict.fromkeys((*kept, *_link_notes(link_count, keeps=True), BY_COPY_NOTE)))
+
+
+def _link_notes(link_count: int, *, keeps: bool) -> list[str]:
+    """What becomes of other names of the file; keeps: another file takes its place."""
+    if link_count == 1:
+        return []
+    return [f"{link_count - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}"]
