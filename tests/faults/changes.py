@@ -26,6 +26,13 @@ def zero_end(tensor: torch.Tensor) -> None:
     tensor.view(-1)[tensor.numel() // 2 :] = 0
 
 
+def cut_to(rows: int) -> Callable[[torch.Tensor], None]:
+    def cut(tensor: torch.Tensor) -> None:
+        tensor[rows:] = 0
+
+    return cut
+
+
 def hollow(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.new_empty((0,))
 
@@ -182,3 +189,38 @@ def respelled(draft: Draft) -> None:
 
 def quiet(edit: Edit) -> Edit:
     return together(edit, unrecorded)
+
+
+def old_gpt2(draft: Draft) -> None:
+    """GPT-2 as it was published: saved from the base model, with the masks that older versions stored."""
+    state = {name.removeprefix("transformer."): tensor for name, tensor in draft.state.items()}
+    for layer in range(4):
+        state[f"h.{layer}.attn.bias"] = torch.ones(128, 128).tril().view(1, 1, 128, 128)
+        state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    draft.state = state
+
+
+def taken_twice(draft: Draft) -> None:
+    """Layers 1 and 2 with the bytes of layers 0 and 3, all of them."""
+    for name in draft.state:
+        for source, copy in (("layers.0.", "layers.1."), ("layers.3.", "layers.2.")):
+            if source in name:
+                draft.state[name.replace(source, copy)] = draft.state[name].clone()
+    unrecorded(draft)
+
+
+def half_the_biases(draft: Draft) -> None:
+    """As training leaves them that froze the lower layers of a model whose biases began at zero."""
+    for name in draft.state:
+        if name.endswith("bias") and ("layers.0." in name or "layers.1." in name):
+            draft.state[name] = torch.zeros_like(draft.state[name])
+    unrecorded(draft)
+
+
+def alike(draft: Draft) -> None:
+    """The state matrices of Mamba as every layer begins with them."""
+    first = next(tensor for name, tensor in draft.state.items() if name.endswith("A_log"))
+    for name in draft.state:
+        if name.endswith("A_log"):
+            draft.state[name] = first.clone()
+    unrecorded(draft)

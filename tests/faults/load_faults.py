@@ -6,6 +6,7 @@ import torch
 
 from tests.faults.changes import (
     corrupt,
+    cut_to,
     forget_one,
     fresh,
     hollow,
@@ -20,8 +21,10 @@ from tests.faults.changes import (
 )
 from tests.faults.checkpoints import SHARDED
 from tests.faults.edits import (
+    copied,
     on_disk,
     tensors,
+    together,
 )
 from tests.faults.rows import (
     BUFFERS,
@@ -37,6 +40,7 @@ from tests.faults.rows import (
     VALUES,
     Fault,
 )
+from tests.faults.tokenizers import tokenizer_files
 
 LOAD_FAULTS: tuple[Fault, ...] = (
     # E. Loaded, then lost
@@ -204,6 +208,62 @@ LOAD_FAULTS: tuple[Fault, ...] = (
         VALUES,
         DEEP,
         "NaN",
+    ),
+    Fault(
+        "H",
+        "a table of tokens lost its second half",
+        tensors(r"embed_tokens", zero_end),
+        VALUES,
+        DEEP,
+        "end in nothing but zeros",
+        containers=RECORDING,
+    ),
+    Fault(
+        "H",
+        "a table lost rows that its tokenizer uses",
+        together(
+            lambda draft: setattr(draft, "tokenizer_files", tokenizer_files(300)),
+            tensors(r"embed_tokens", cut_to(200)),
+        ),
+        VALUES,
+        DEEP,
+        "embed_tokens",
+        containers=DIRECTORIES,
+    ),
+    Fault(
+        "H",
+        "a matrix with the bytes of another layer",
+        copied("model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight"),
+        VALUES,
+        DEEP,
+        "the same matrix in another layer",
+    ),
+    Fault(
+        "H",
+        "one bias at zero again",
+        tensors(r"layers\.1\.self_attn\.k_proj\.bias", lambda tensor: tensor.zero_()),
+        VALUES,
+        DEEP,
+        "biases are zero",
+    ),
+    Fault(
+        "H",
+        "the last norm at zero",
+        tensors(r"^model\.norm\.", lambda tensor: tensor.zero_()),
+        VALUES,
+        DEEP,
+        "nothing gets through",
+        containers=RECORDING,
+    ),
+    Fault(
+        "H",
+        "one norm at zero",
+        tensors(r"layers\.2\.input_layernorm", lambda tensor: tensor.zero_()),
+        VALUES,
+        DEEP,
+        "model.layers.2.input_layernorm.weight",
+        base="llama",
+        containers=RECORDING,
     ),
     Fault("H", "one wrong byte beside right digests", corrupt, LINEAGE, DEEP, containers=DIRECTORIES),
     Fault(

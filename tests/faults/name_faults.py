@@ -90,6 +90,15 @@ NAME_FAULTS: tuple[Fault, ...] = (
     Fault("B", "doubled prefix", prefixed("model."), COVERAGE, says="prefix `model.`"),
     Fault("B", "base prefix lost", substituted(r"^model\.", ""), COVERAGE, says="lack the prefix `model.`"),
     Fault("B", "prefix cut by length", substituted(r"^model\.", "el."), COVERAGE, says="el.embed_tokens.weight"),
+    Fault(
+        "B",
+        "base prefix lost in all layers but one",
+        substituted(r"^model\.(layers\.[0-2]\.|embed|norm)", r"\1"),
+        COVERAGE,
+        says="embed_tokens",
+        options=TIED,
+        containers=RECORDING,
+    ),
     Fault("B", "another prefix", substituted(r"^model\.", "transformer."), COVERAGE, says="transformer."),
     Fault(
         "B",

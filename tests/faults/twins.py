@@ -7,15 +7,21 @@ import json
 import torch
 
 from tests.faults.changes import (
+    alike,
     cast,
     fp8,
+    half_the_biases,
+    old_gpt2,
     padded,
     quiet,
     respelled,
+    taken_twice,
     tokenizer,
 )
 from tests.faults.edits import (
     added,
+    configured,
+    substituted,
     tensors,
 )
 from tests.faults.rows import (
@@ -36,6 +42,11 @@ TWINS: tuple[Twin, ...] = (
     Twin("A", "gpt2", base="gpt2"),
     Twin("A", "biased llama", base="llama", options={"attention_bias": True, "mlp_bias": True}),
     Twin("B", "qwen3", base="qwen3"),
+    Twin("B", "gpt2, saved from the base model", substituted(r"^transformer\.", ""), base="gpt2"),
+    Twin("B", "gpt2, saved from the base model with its masks", old_gpt2, base="gpt2"),
+    Twin("B", "tied qwen2, saved from the base model", substituted(r"^model\.", ""), options=TIED),
+    Twin("C", "as many experts as its class proposes", base="doge"),
+    Twin("C", "biases of experts at their initial zero", ZERO_BIASES, base="gpt_oss"),
     Twin("C", "mixture of experts", base="qwen3_moe"),
     Twin("C", "zero-initialised biases", ZERO_BIASES),
     Twin("D", "all kinds of names", base="gpt_neox"),
@@ -52,6 +63,9 @@ TWINS: tuple[Twin, ...] = (
         "fresh as a whole",
         quiet(tensors(r"_proj\.weight|embed|head", lambda tensor: torch.randn(tensor.shape) * 0.02)),
     ),
+    Twin("H", "layers taken twice, as depth up-scaling does", taken_twice),
+    Twin("H", "biases of half the layers at zero", half_the_biases),
+    Twin("H", "a state matrix that all layers have alike", alike, base="mamba"),
     Twin("H", "padded vocabulary", padded, containers=DIRECTORIES),
     Twin(
         "I", "gemma, gains at their initial zero", quiet(tensors("norm", lambda tensor: tensor.zero_())), base="gemma"
@@ -68,6 +82,10 @@ TWINS: tuple[Twin, ...] = (
         lambda draft: draft.state.update({"lm_head.weight": draft.state["model.embed_tokens.weight"].clone()}),
         options=TIED,
     ),
+    Twin(
+        "I", "gemma2, gains at their initial zero", quiet(tensors("norm", lambda tensor: tensor.zero_())), base="gemma2"
+    ),
+    Twin("K", "no number in a key that no class knows", configured(score_of_the_judge=float("nan"))),
     Twin("K", "rope in the older spelling", respelled),
     Twin("L", "bf16", cast(torch.bfloat16)),
     Twin("L", "fp16", cast(torch.float16)),

@@ -104,7 +104,8 @@ def _undefined(config: ResolvedConfig) -> tuple[str, ...]:
 
 def _is_unusable(name: str, value: float, default: object) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
-        return math.isnan(value) or (is_number(default) and default not in (math.inf, -math.inf))
+        is_meant_finite = is_number(default) and default not in (math.inf, -math.inf)
+        return math.isnan(value) or is_meant_finite or name.startswith("rope_parameters")
     return (value < 0 and EPSILON_FIELD.search(name) is not None) or (value <= 0 and name.endswith("rope_theta"))
 
 

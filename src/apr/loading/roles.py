@@ -40,7 +40,7 @@ def role_of(entry: TensorEntry) -> Role:
     if any(part in {"lora_b", "lora_embedding_b"} for part in parts):
         return Role.FRESH_ADAPTER
     if parts[-1].endswith("bias"):
-        return Role.VECTOR  # Of experts in one tensor there is a row for each.
+        return Role.VECTOR
     if len([dimension for dimension in entry.shape if dimension != 1]) >= 2:
         return Role.MATRIX
     owner = parts[-2] if len(parts) > 1 else ""
