@@ -161,19 +161,3 @@ def test_names_in_a_file_are_data_only() -> None:
     }
     evidence = gather_evidence(headers(evil, [(MODEL_TYPE, "llama")]))
     assert evidence.candidates == ()
-
-
-def test_an_atlas_is_what_its_lines_say() -> None:
-    head = b'{"source":"x 1","absent":{},"patterns":["a.#"],"index":[["C","c","decoder",[0],[]]]}'
-    line = (
-        b'{"class":"C","model_type":"c","kind":"decoder","exact":true,"note":null,"base_prefix":"","rope":null,'
-        b'"defaults":{"n":2},"aliases":{},"derived":[],"fixed":[],"tensors":[["a.{layer}",["3*n"],{"loops":[["layer","n"]]}]]}'
-    )
-    atlas = Atlas([head, line])
-    entry = atlas.find_class("C")
-    assert entry is not None
-    wanted = expected_tensors(entry, {"n": 3})
-    assert wanted is not None
-    assert {name: each.shape for name, each in wanted.items()} == {"a.0": (9,), "a.1": (9,), "a.2": (9,)}
-    assert atlas.find_class("D") is None
-    assert atlas.find_model_type("c") == (entry,)

@@ -65,6 +65,11 @@ def allow_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Also load the model: receipt, derived buffers and the recorded probe (needs torch and transformers).",
 )
 @click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
+@click.option(
+    "--kind",
+    type=click.Choice(["decoder", "encoder", "seq2seq", "classification"]),
+    help="What the run will train; `decoder` refuses, as `apr pretrain` does, what predicts no next token.",
+)
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
 @allow_options
 @json_option
@@ -75,6 +80,7 @@ def command(
     is_deep: bool,
     is_loaded: bool,
     load_as: str | None,
+    kind: str | None,
     tokenizer: Path | None,
     allowed_tensors: tuple[str, ...],
     allowed_gates: tuple[str, ...],
@@ -85,8 +91,10 @@ def command(
     'fleet/*') are read on all cores and give one line each in the order given, with --json one document a line.
     """
     from apr.gates.road import RoadOptions
+    from apr.identity.types import Kind
 
     options = RoadOptions(
+        run_kind=None if kind is None else Kind(kind),
         tokenizer=None if tokenizer is None else _tokenizer_facts(tokenizer),
         allowed_tensors=parse_reasons(allowed_tensors, "--allow"),
         allowed_gates=parse_reasons(allowed_gates, "--allow-gate"),

@@ -45,6 +45,14 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             )
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
+        norms = sum(each.stored_name.endswith((".gamma", ".beta")) for each in facts.plan.assignments)
+        if norms:
+            covered += f"; {norms} `LayerNorm.gamma` and `beta` are today's `weight` and `bias`"
+        if facts.plan.added_prefix:
+            covered += (
+                f"; every name gets `{facts.plan.added_prefix}` before it, which {target.architecture.class_name} puts "
+                "before the names of its base model"
+            )
         yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
 
 

@@ -21,7 +21,10 @@ from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Writ
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
+from apr.identity.atlas import load_atlas
+from apr.identity.renaming import prefix_to_add
 from apr.identity.config import resolve_config
+from apr.identity.evidence import model_tensors
 from apr.identity.types import Architecture, Kind, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
@@ -39,14 +42,14 @@ if TYPE_CHECKING:
 class RoadOptions:
     """How to walk: what the run needs, and what the user knowingly allows.
 
-    dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
+    run_kind: what the run trains, None to ask of no run in particular. dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
     atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
     place of every stamp ("what if it were loaded as ...").
     """
 
-    run_kind: Kind = Kind.DECODER
+    run_kind: Kind | None = Kind.DECODER
     dtype: DType | None = None
     may_use_zoo: bool = False
     tokenizer: TokenizerFacts | None = None
@@ -143,7 +146,8 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     if target is None:
         note = f"the atlas does not describe {architecture} exactly; a run builds the class itself to plan"
         return replace(facts, config=config, plan_note=note)
-    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors)
+    prefix = prefix_to_add(load_atlas().entry(architecture), model_tensors(unscaled))
+    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, prefix=prefix)
     return replace(facts, config=config, plan=plan)
 
 

@@ -6,8 +6,6 @@ here imports torch or transformers.
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,21 +21,18 @@ from apr.identity.entries import (
     expand,
     resolve_fields,
 )
+from apr.identity.packed import DataFile
 from apr.identity.types import Architecture, ExpectedTensor, Kind
 
 DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 class Atlas:
-    """Look-up over the entries; an entry is parsed when it is asked for.
+    """Look-up over the entries; an entry is parsed when it is asked for."""
 
-    lines: one JSON text for each entry; index: one row `[class, model type, kind, ...]` for each line.
-    """
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._head: Mapping[str, Any] = json.loads(lines[0])
-        self._lines = lines[1:]
+    def __init__(self, data: DataFile) -> None:
+        self._data = data
+        self._head = data.head
         self._entries: dict[int, Entry] = {}
 
     @cached_property
@@ -67,7 +62,7 @@ class Atlas:
 
     def entry_at(self, at: int) -> Entry:
         if at not in self._entries:
-            self._entries[at] = entry_from_json(json.loads(self._lines[at]))
+            self._entries[at] = entry_from_json(self._data.document(at))
         return self._entries[at]
 
     def entry(self, architecture: Architecture) -> Entry:
@@ -107,9 +102,7 @@ class Atlas:
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
     """The shipped atlas, read once for each process."""
-    # Neither importlib.resources nor gzip: importing them takes a tenth of what `apr inspect` may take.
-    packed = DATA_FILE.read_bytes()
-    return Atlas(zlib.decompress(packed, wbits=_GZIP).splitlines())
+    return Atlas(DataFile(DATA_FILE.read_bytes()))
 
 
 def expected_tensors(
@@ -151,5 +144,7 @@ def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
     """
     fields = resolve_fields(entry, config)
     if any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed):
+        return True
+    if any(fields.get(field) not in words.values() for field, words in entry.texts.items()):
         return True
     return any(fields.get(size) == 0 and fields.get(size) is not False for size in entry.positive_sizes)

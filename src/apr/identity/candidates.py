@@ -14,12 +14,17 @@ CANONICAL = (
 
 
 def explaining_entries(atlas: Atlas, names: FileNames) -> tuple[list[Account], list[tuple[int, int]]]:
-    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place)."""
+    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place).
+
+    Entries that the atlas only names are left out: nothing is known of their tensors.
+    """
     ids = atlas.pattern_ids
     stored = {ids[pattern] for pattern in names.groups if pattern in ids}
     unknown = sum(pattern not in ids for pattern in names.groups)
     fitting, near = [], []
     for at, (required, possible) in enumerate(atlas.pattern_sets):
+        if not possible:
+            continue
         distance = len(required - stored) + len(stored - possible) + unknown
         if distance == 0:
             account = match(atlas.entry_at(at), names)

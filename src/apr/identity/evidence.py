@@ -10,9 +10,10 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
+from apr.identity.renaming import as_the_class_names_them, current_name
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
-from apr.identity.entries import literal_holds
+from apr.identity.entries import common_word, literal_holds
 from apr.identity.folding import fold_names
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
@@ -41,6 +42,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     atlas = load_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
     fitting, near = explaining_entries(atlas, names)
+    fitting += _as_base_model(atlas, names, fitting, claim, checkpoint.config or {})
     fitting = _as_built(fitting, named, checkpoint.config or {})
     fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
     runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
@@ -52,12 +54,27 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
 
 
 def model_tensors(checkpoint: Checkpoint) -> FileNames:
-    """Names and shapes of the tensors that belong to the model; zero-byte placeholders apart."""
-    kept = {name: entry for name, entry in checkpoint.tensors.items() if not name.startswith(INTERNAL_PREFIXES)}
+    """Names and shapes of the tensors that belong to the model, old norms by today's names; zero-byte placeholders
+    apart."""
+    stored = checkpoint.tensors
+    kept = {
+        current_name(name, stored): entry for name, entry in stored.items() if not name.startswith(INTERNAL_PREFIXES)
+    }
     return file_names(
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
     )
+
+
+def _as_base_model(
+    atlas: Atlas, names: FileNames, fitting: Sequence[Account], claim: Claim, recorded: Mapping[str, Any]
+) -> list[Account]:
+    """The account of the claimed class when the file names its tensors as that class's base model does."""
+    if claim.architecture is None or claim.architecture in [account.entry.architecture for account in fitting]:
+        return []
+    entry = atlas.entry(claim.architecture)
+    renamed = as_the_class_names_them(entry, names)
+    return [] if renamed is names else [match(entry, renamed, recorded=recorded)]
 
 
 def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorded: Mapping[str, Any]) -> list[Account]:
@@ -72,7 +89,7 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
         flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG and "==" not in flag}
         return account.entry.is_exact and all(
             literal_holds(account.entry.defaults.get(flag), value)
-            or (flag in recorded and literal_holds(recorded[flag], value))
+            or (flag in recorded and literal_holds(common_word(account.entry, flag, recorded[flag]), value))
             for flag, value in flags.items()
         )
 
@@ -121,6 +138,7 @@ def _reasons(names: FileNames, fitting: Sequence[Account], runner_up: Account | 
         by_name = sorted({account.entry.architecture.model_type for account in fitting if not account.entry.is_exact})
         if by_name:
             reasons.append(f"{_listed(by_name)}: by names alone, the atlas does not hold their shapes exactly")
+        reasons += [line for account in fitting if (line := _renaming(account, names))]
     else:
         reasons.append(f"no known architecture explains all {len(names.shapes)} tensors")
         reasons += describe_wrapping(names)
@@ -131,6 +149,16 @@ def _reasons(names: FileNames, fitting: Sequence[Account], runner_up: Account | 
             f"{_listed(sorted(names.placeholders))} is stored with zero bytes, which means tied to the input embedding"
         )
     return reasons
+
+
+def _renaming(account: Account, names: FileNames) -> str:
+    prefix = f"{account.entry.base_prefix}."
+    if not account.entry.base_prefix or any(name.startswith(prefix) for name in names.shapes):
+        return ""
+    return (
+        f"the names are those of the base model of {account.entry.architecture.class_name}, which puts `{prefix}` "
+        "before each of them and ties its head"
+    )
 
 
 def _against(runner_up: Account, fitting: Sequence[Account]) -> list[str]:

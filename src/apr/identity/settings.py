@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from apr.identity.entries import Entry, Template, condition_holds
+from apr.identity.entries import Entry, Template, common_word, condition_holds
 from apr.identity.names import Group
 
 _MOST_SETTINGS = 1 << 12
@@ -89,7 +89,7 @@ def _choices(entry: Entry, seen: Sequence[SeenTemplate], recorded: Mapping[str, 
 def _preferred(entry: Entry, name: str, value: Any, recorded: Mapping[str, Any]) -> Any:
     if "==" in name:
         return False
-    preferred = recorded.get(name, entry.defaults.get(name))
+    preferred = common_word(entry, name, recorded.get(name, entry.defaults.get(name)))
     if value in (None, "set"):
         return None if preferred is None else "set"
     return bool(preferred) if isinstance(value, bool) else preferred

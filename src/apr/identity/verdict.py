@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from apr.errors import AprError
@@ -32,6 +33,10 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         if not evidence.candidates and not _can_tell(checkpoint, claim.architecture):
             return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
+    if claim.architecture not in [candidate.architecture for candidate in fitting]:
+        # The stamps name a model type, which has several heads; the tensors say which of them it is.
+        claim = replace(claim, architecture=fitting[0].architecture)
+    assert claim.architecture is not None
     model_type = claim.architecture.model_type
     twins = [candidate for candidate in evidence.candidates if not _computes_the_same(candidate, claim.architecture)]
     if twins:

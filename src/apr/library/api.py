@@ -33,7 +33,7 @@ def preflight(
     *,
     deep: bool = False,
     tokenizer: PathLike | None = None,
-    kind: str = "decoder",
+    kind: str | None = None,
     fresh_adapter: bool = False,
     allowed_tensors: Mapping[str, str] = NO_REASONS,
     allowed_gates: Mapping[str, str] = NO_REASONS,
@@ -42,7 +42,7 @@ def preflight(
 
     path: an .apr or .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. deep: read every
     byte as well, not only headers. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
-    "decoder", "encoder" or "seq2seq". fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
+    "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
     allowed_gates: name or id to the reason why it is let through.
 
     The answer's `is_accepted`, `refusals` and `findings` say what every gate said; `facts` holds checkpoint headers,
@@ -53,7 +53,7 @@ def preflight(
     if is_adapter_directory(path):
         return examine_adapter(path, deep=deep, is_fresh=fresh_adapter, terms=terms)
     facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = replace(terms.road_options(_kind(kind)), tokenizer=facts)
+    options = replace(terms.road_options(None if kind is None else _kind(kind)), tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination

@@ -100,9 +100,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What would be loaded where, made from headers alone, before any tensor byte is read."""
+    """What would be loaded where, made from headers alone, before any tensor byte is read.
+
+    added_prefix: what every stored name gets before it to be a name of the target, which is empty where they agree.
+    """
 
     target: Target
     dtype: DType
     assignments: tuple[Assignment, ...]
     ledger: Ledger
+    added_prefix: str = ""
