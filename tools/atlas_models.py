@@ -220,7 +220,7 @@ class Sampler:
                 values[name] = heads if first("heads") else draw.choice((4, 6, 12))
             elif HIDDEN_FIELD.search(name):
                 values[name] = hidden if first("hidden") else 24 * draw.choice((3, 4, 5, 7, 8))
-            elif VOCABULARY_FIELD.search(name):
+            elif VOCABULARY_FIELD.search(name) and default != 0:
                 values[name] = draw.choice((101, 103, 107, 109, 113, 127, 131, 137)) * 2
             else:
                 values[name] = self._other(name, default, used)

@@ -44,7 +44,7 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from apr.identity.entries import USUAL_LABELS
+    from apr.identity.entries import LABELS, USUAL_LABELS
     from atlas_models import ZooClass
 
     warnings.simplefilter("ignore")
@@ -75,12 +75,12 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "texts": relevance.texts,
         "tensors": rows,
     }
-    labels = getattr(zoo.configure({}), "num_labels", None)
-    if "num_labels" in zoo.unlisted and labels != USUAL_LABELS:
+    labels = getattr(zoo.configure({}), LABELS, None)
+    if LABELS in zoo.unlisted and labels != USUAL_LABELS:
         entry["labels"] = labels
     entry["tensors"] = rows + saved_buffer_rows(model_type, rows)
     # A class that takes one count of labels only (a span has two ends) refuses every other by itself.
-    entry["fixed"] = [name for name in entry["fixed"] if name != "num_labels"]
+    entry["fixed"] = [name for name in entry["fixed"] if name != LABELS]
     unvaried = sorted(set(entry["fixed"]) & set(observer.integers) - zoo.unlisted - zoo.unexplored)
     if note is None and zoo.config_class.sub_configs_defaults:
         entry["note"] = f"nested configs are not explored: {', '.join(sorted(zoo.config_class.sub_configs_defaults))}"
@@ -161,12 +161,13 @@ def _defaults(zoo: Any) -> dict[str, Any]:
 
 def _derived(zoo: Any, observer: Observer, relevance: Relevance) -> list[list[str]]:
     """For integer fields left unset: the expression that the config class fills in."""
+    from apr.identity.entries import LABELS
     from atlas_fit import ExpressionFitter
     from atlas_models import Sampler
 
     derived = [[name, expression] for name, expression in relevance.derived.items()]
     for name in zoo.fields:
-        if name not in observer.integers or zoo.default_of(name) not in (None, "auto"):
+        if name not in observer.integers or name == LABELS or zoo.default_of(name) not in (None, "auto"):
             continue
         others = [each for each in relevance.integers if each != name]
         seen: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ BERT = {
     "intermediate_size": 96,
     "max_position_embeddings": 64,
 }
+MODERN = {**BERT, **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)}
 LLAMA = {**BERT, "num_key_value_heads": 2, "pad_token_id": 0}
 DISTIL = {"vocab_size": 320, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
 T5 = {"vocab_size": 320, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
@@ -61,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Kind]] = {
     "labels": ("RobertaForSequenceClassification", {**BERT, "num_labels": 3}, Kind.CLASSIFICATION),
     "token labels": ("XLMRobertaForTokenClassification", {**BERT, "num_labels": 5}, Kind.CLASSIFICATION),
     "spans": ("DistilBertForQuestionAnswering", DISTIL, Kind.CLASSIFICATION),
-    "modern": ("ModernBertForSequenceClassification", {**BERT, "classifier_pooling": "mean"}, Kind.CLASSIFICATION),
+    "modern": ("ModernBertForSequenceClassification", {**MODERN, "classifier_pooling": "mean"}, Kind.CLASSIFICATION),
     "disentangled reward": ("DebertaV2ForSequenceClassification", {**DEBERTA, "num_labels": 1}, Kind.CLASSIFICATION),
     "reward": ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 1}, Kind.CLASSIFICATION),
     "usual labels": ("Qwen2ForSequenceClassification", LLAMA, Kind.CLASSIFICATION),
@@ -191,7 +192,7 @@ def without_prefix(state: dict[str, Any]) -> None:
 
 
 RENAMED = {
-    "BERT as published": ("BertForMaskedLM", BERT, old_norms, "32 filled"),
+    "BERT as published": ("BertForMaskedLM", BERT, old_norms, "12 `LayerNorm.gamma` and `beta`"),
     "GPT-2 as published": ("GPT2LMHeadModel", GPT2, without_prefix, "`transformer.`"),
 }
 
