@@ -78,7 +78,6 @@ def places(model: Any) -> Iterator[tuple[str, Any]]:
 
 def layouts(probe: Any, model: Any) -> Iterator[tuple[str, float, float]]:
     """Loss and logit differences of replays in one batch and row by row."""
-    from dataclasses import replace
 
     from apr.loading.probe import replay_probe
 
@@ -86,7 +85,7 @@ def layouts(probe: Any, model: Any) -> Iterator[tuple[str, float, float]]:
     yield "one batch", whole.loss_difference, whole.largest_logit_difference
     logits = 0.0
     for row in range(len(probe.tokens)):
-        one = replace(probe, **{key: getattr(probe, key)[row : row + 1] for key in ("tokens", "top_ids", "top_logits")})
+        one = probe._replace(**{key: getattr(probe, key)[row : row + 1] for key in ("tokens", "top_ids", "top_logits")})
         logits = max(logits, replay_probe(model, one).largest_logit_difference)
     yield "row by row", 0.0, logits
 

@@ -96,8 +96,8 @@ SAVED_BUFFERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """Buffers that older versions of the zoo saved and today's models recompute: (model type, sibling, buffers).
 
-Sources: `_keys_to_ignore_on_load_unexpected` and `_keys_to_ignore_on_save` of transformers 4.20 to 5.23 (gpt2, gpt_neox,
-gptj, llama, bert, t5, marian).
+Sources: `_keys_to_ignore_on_load_unexpected` and `_keys_to_ignore_on_save` of transformers 4.20 to 5.23 (gpt2,
+gpt_neox, gptj, llama, bert, t5, marian).
 """
 
 

@@ -101,7 +101,9 @@ class ZooClass:
         if name in self.unlisted:
             return UNLISTED_FIELDS[name] is bool
         default = self.default_of(name)
-        return isinstance(default, bool) or (name not in self.more and default is None and "bool" in str(self.fields[name].type))
+        if isinstance(default, bool) or name in self.more:
+            return isinstance(default, bool)
+        return default is None and "bool" in str(self.fields[name].type)
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         return self.config_class(**{**self.pinned, **self.completed(values)})

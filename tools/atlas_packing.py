@@ -34,7 +34,9 @@ def pack(entries: Sequence[Entry], source: str) -> bytes:
     members = [_member(lines[at] for at in run) for run in runs]
     head = {
         "source": source,
-        "absent": {f"{entry['model_type']}/{entry['class']}": entry["absent"] for entry in entries if "absent" in entry},
+        "absent": {
+            f"{entry['model_type']}/{entry['class']}": entry["absent"] for entry in entries if "absent" in entry
+        },
         "patterns": list(patterns),
         "members": [[run[0], len(member)] for run, member in zip(runs, members, strict=True)],
         "index": rows,

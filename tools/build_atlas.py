@@ -191,9 +191,7 @@ def _derived(zoo: Any, observer: Observer, relevance: Relevance) -> list[list[st
     return derived
 
 
-def _proven(
-    entry: dict[str, Any], observer: Observer, relevance: Relevance, sightings: list[Sighting]
-) -> str | None:
+def _proven(entry: dict[str, Any], observer: Observer, relevance: Relevance, sightings: list[Sighting]) -> str | None:
     """None when the entry's templates reproduce random configs, where needed after they were fitted to those that
     an earlier guess did not reproduce; else what is still wrong."""
     note = None
@@ -212,9 +210,7 @@ def _proven(
     return note
 
 
-def _verify(
-    entry: dict[str, Any], observer: Observer, relevance: Relevance
-) -> tuple[str | None, list[Sighting]]:
+def _verify(entry: dict[str, Any], observer: Observer, relevance: Relevance) -> tuple[str | None, list[Sighting]]:
     """None when the templates reproduce random configs, built from sparse and from complete config files; else what
     is wrong, and the sightings that show it."""
     from apr.errors import AprError

@@ -61,7 +61,7 @@ def test_a_key_given_twice_is_an_error(write: Write) -> None:
         ({"clauses": []}, "clauses"),
         ({"clauses": [clause("inv-small-001")]}, "clauses.0.id"),
         ({"clauses": [clause("INV-SMALL-001", falsifiers=[])]}, "clauses.0.falsifiers"),
-        ({"clauses": [clause("INV-SMALL-001", applies_to=["gguf"])]}, "clauses.0.applies_to.0"),
+        ({"clauses": [clause("INV-SMALL-001", applies_to=["onnx"])]}, "clauses.0.applies_to.0"),
         ({"clauses": [clause("INV-SMALL-001", rule="")]}, "clauses.0.rule"),
     ],
 )

@@ -13,12 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 from apr.cli.main import run
 from apr.convert import metering
+from apr.convert.exporting import export_checkpoint
 from apr.convert.importing import default_output, import_checkpoint
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.formats.base import StampKey
 from apr.formats.registry import open_checkpoint
-from apr.gates.road import deepen, examine
+from apr.gates.road import deepen, examine, try_load
 from tests.convert.conftest import copied, edit_config, facts
+from tests.tiny_models import relabel
 
 
 def test_an_import_carries_everything_and_passes_every_gate(model: Path, tmp_path: Path) -> None:
@@ -227,3 +229,81 @@ def test_the_command_answers_in_json(models: dict[str, Path], tmp_path: Path, ca
     assert run([name, str(tmp_path / "foreign"), "-o", str(tmp_path / "y.apr")]) == 4
     assert run([name, str(models["qwen2"]), "--allow-gate", "NO-SUCH=x", "-o", str(tmp_path / "y.apr")]) == 2
     assert not (tmp_path / "y.apr").exists()
+
+
+@pytest.mark.planted_defect("INV-INIT-CONFIG-001")
+@pytest.mark.parametrize("container", ["apr", "hf"])
+def test_a_config_that_drifts_after_the_import_is_refused(
+    models: dict[str, Path], tmp_path: Path, container: str
+) -> None:
+    imported = import_checkpoint(models["qwen2"], tmp_path / "x.apr").output
+    directory = export_checkpoint(imported, tmp_path / "out").output
+    assert examine(imported).is_accepted
+    assert examine(directory).is_accepted
+    edit_config(directory, rms_norm_eps=1e-5)
+    path = directory if container == "hf" else import_checkpoint(directory, tmp_path / "again.apr").output
+    refusals = examine(path).refusals
+    assert {finding.id for finding in refusals} == {"INV-INIT-CONFIG-001"}
+    assert "rms_norm_eps was 1e-06 when the weights were saved and is 1e-05 now" in refusals[0].message
+
+
+def test_a_source_that_pinned_its_facts_keeps_the_older_ones(models: dict[str, Path], tmp_path: Path) -> None:
+    imported = import_checkpoint(models["llama-bf16"], tmp_path / "x.apr").output
+    again = import_checkpoint(imported, tmp_path / "y.apr").output
+    with open_checkpoint(imported) as first, open_checkpoint(again) as second:
+        assert first.recorded.config_facts["rms_norm_eps"] == 1e-6
+        assert dict(second.recorded.config_facts) == dict(first.recorded.config_facts)
+
+
+def test_nothing_is_pinned_where_nothing_is_recorded(models: dict[str, Path], tmp_path: Path) -> None:
+    bare = models["gpt2"] / "model.safetensors"
+    with open_checkpoint(import_checkpoint(bare, tmp_path / "x.apr").output) as checkpoint:
+        assert dict(checkpoint.recorded.config_facts) == {}
+
+
+def test_a_label_that_is_repaired_after_the_import_is_no_drift(models: dict[str, Path], tmp_path: Path) -> None:
+    liar = relabel(copied(models["qwen2"], tmp_path / "liar"), "llama", "LlamaForCausalLM")
+    allowed = {"INV-INIT-ARCH-MATCH-001": "as it was found"}
+    imported = import_checkpoint(liar, tmp_path / "x.apr", allowed_gates=allowed).output
+    repair = ["--architecture", "qwen2", "--hf-architecture", "Qwen2ForCausalLM", "--hf-model-type", "qwen2"]
+    assert run(["stamp", str(imported), *repair, "--in-place"]) == 0
+    assert examine(imported).refusals == ()
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_a_probe_is_recorded_on_request_and_held_against_later_loads(model: Path, tmp_path: Path) -> None:
+    assert import_checkpoint(model, tmp_path / "without.apr").probe_loss is None
+    result = import_checkpoint(model, tmp_path / "x.apr", with_probe=True)
+    directory = export_checkpoint(result.output, tmp_path / "out").output
+    for path in (result.output, directory):
+        loaded, examination = try_load(examine(path))
+        assert loaded is not None
+        assert {each.status.value for each in examination.findings if each.id == "INV-INIT-PROBE-001"} == {"pass"}
+    for name in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"):
+        if name in json.loads((directory / "config.json").read_text()):
+            edit_config(directory, **{name: 0.1})
+    record = json.loads((directory / "apr.json").read_text())
+    (directory / "apr.json").write_text(json.dumps({**record, "config_facts": {}}))
+    refusals = try_load(examine(directory))[1].refusals
+    assert {finding.id for finding in refusals} == {"INV-INIT-PROBE-001"}
+
+
+def test_a_probe_of_the_source_is_kept(models: dict[str, Path], tmp_path: Path) -> None:
+    imported = import_checkpoint(models["qwen2"], tmp_path / "x.apr", with_probe=True)
+    again = import_checkpoint(imported.output, tmp_path / "y.apr", with_probe=True)
+    assert facts(again.output) == facts(imported.output)
+    assert again.probe_loss == imported.probe_loss
+
+
+def test_a_source_that_no_gate_lets_load_gets_no_probe(models: dict[str, Path], tmp_path: Path) -> None:
+    bare = models["qwen2"] / "model.safetensors"
+    with pytest.raises(RefusedError):
+        import_checkpoint(bare, tmp_path / "x.apr", with_probe=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_which_probe_it_recorded(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["import", str(models["qwen2"]), "-o", str(tmp_path / "x.apr"), "--probe", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["probe_loss"] > 0

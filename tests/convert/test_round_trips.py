@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def trained(models: dict[str, Path], tmp_path: Path) -> Path:
 def recorded_facts(path: Path) -> dict[str, object]:
     """Record and provenance of the checkpoint at `path`, wherever its container keeps them."""
     with open_checkpoint(path) as checkpoint:
-        recorded = replace(checkpoint.recorded, provenance={}, history=())
+        recorded = checkpoint.recorded._replace(provenance={}, history=())
         known = {**checkpoint.recorded.provenance, **checkpoint.metadata}
         return {"recorded": recorded.to_json(), "provenance": {key: known.get(key) for key in PROVENANCE}}
 

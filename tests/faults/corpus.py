@@ -117,14 +117,13 @@ def _eights(pattern: str, dtype: torch.dtype) -> Edit:
 
 def _corrupt(draft: Draft) -> None:
     """The bytes that a damaged disk gives back, beside the digests of the right ones."""
-    from dataclasses import replace
 
     from blake3 import blake3
 
     from apr.loading.on_disk import tensor_bytes
 
     digests = {name: blake3(tensor_bytes(tensor.contiguous())).hexdigest() for name, tensor in draft.state.items()}
-    draft.recorded = replace(draft.recorded, tensor_digests=digests)
+    draft.recorded = draft.recorded._replace(tensor_digests=digests)
 
     def flip(path):
         for file in weight_files(path)[-1:]:

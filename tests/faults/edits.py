@@ -91,11 +91,10 @@ def configured(**values: Any) -> Edit:
 
 def unpinned(draft: Draft) -> None:
     """Forget the pinned facts, so that only behaviour can tell."""
-    from dataclasses import replace
 
     from apr.formats.recorded import Recorded
 
-    draft.recorded = replace(draft.recorded, config_facts=Recorded().config_facts)
+    draft.recorded = draft.recorded._replace(config_facts=Recorded().config_facts)
 
 
 def together(*edits: Edit) -> Edit:

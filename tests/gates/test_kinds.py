@@ -1,4 +1,4 @@
-"""Encoders, encoder-decoders, classifiers, reward models and bare models: accepted as what they are, never pretrained."""
+"""Encoders, encoder-decoders, classifiers, reward models, bare models: accepted as what they are, never pretrained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ BERT = {
 MODERN = {**BERT, **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)}
 LLAMA = {**BERT, "num_key_value_heads": 2, "pad_token_id": 0}
 DISTIL = {"vocab_size": 320, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
-T5 = {"vocab_size": 320, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+T5 = {
+    "vocab_size": 320,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+}
 BART = {
     "vocab_size": 320,
     "d_model": 64,
@@ -220,7 +228,7 @@ def test_published_names_load_into_the_same_model(case: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("is_flagged", [True, False], ids=["config says untied", "config says nothing"])
 def test_a_head_that_t5_keeps_apart_is_loaded_apart_or_refused(is_flagged: bool, tmp_path: Path) -> None:
-    """T5 1.1: the class ties its head whatever the config says, the files hold another head, and the loader keeps it."""
+    """T5 1.1: the class ties its head whatever the config says, files hold another one, and the zoo keeps it apart."""
     import json
 
     import torch

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -111,7 +110,7 @@ def test_a_garbage_rotary_table_is_refused(qwen2, tmp_path, monkeypatch, contain
 def test_a_file_that_changes_between_check_and_load_is_refused(qwen2, tmp_path):
     path = Source(qwen2, "hf", tmp_path).deliver()
     examination = deepen(examine(path))
-    examination = replace(examination, facts=replace(examination.facts, source_digest="blake3:" + "0" * 64))
+    examination = examination._replace(facts=examination.facts._replace(source_digest="blake3:" + "0" * 64))
     assert "FALSIFY-APR-PRETRAIN-INIT-010" in refusing(try_load(examination)[1])
 
 
@@ -207,7 +206,7 @@ def written(qwen2, **changes) -> Written:
     meant = Written(
         facts.plan.target.architecture, dict(facts.checkpoint.config), dict(loaded.receipt.resident_digests)
     )
-    return replace(meant, **changes)
+    return meant._replace(**changes)
 
 
 def test_a_faithful_second_generation_is_accepted(qwen2):
@@ -234,7 +233,7 @@ def test_a_second_generation_with_a_drifted_config_is_refused(qwen2, tmp_path):
 def test_a_second_generation_with_other_weights_is_refused(qwen2):
     meant = written(qwen2)
     changed = {**meant.resident_digests, "model.norm.weight": "0" * 64}
-    assert "INV-GENERATION-001" in refusing(check_saved(qwen2, replace(meant, resident_digests=changed)))
+    assert "INV-GENERATION-001" in refusing(check_saved(qwen2, meant._replace(resident_digests=changed)))
 
 
 def test_a_refused_start_gives_no_model(qwen2, tmp_path):

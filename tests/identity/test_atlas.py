@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from apr.errors import DamagedFileError
-from apr.identity.atlas import Atlas, expected_tensors, load_atlas
+from apr.identity.atlas import expected_tensors, load_atlas
 from apr.identity.evidence import gather_evidence
 from apr.identity.verdict import give_verdict
 from tests.identity.headers import MODEL_TYPE, headers, stored_shapes

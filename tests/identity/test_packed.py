@@ -88,7 +88,12 @@ def test_an_atlas_is_what_its_data_says(atlas: Atlas) -> None:
 
 @pytest.mark.parametrize(
     ("config", "labels"),
-    [({}, 3), ({"num_labels": 5}, 5), ({"id2label": {"0": "reward"}}, 1), ({"id2label": {"0": "a"}, "num_labels": 9}, 1)],
+    [
+        ({}, 3),
+        ({"num_labels": 5}, 5),
+        ({"id2label": {"0": "reward"}}, 1),
+        ({"id2label": {"0": "a"}, "num_labels": 9}, 1),
+    ],
 )
 def test_labels_are_counted_as_the_config_class_counts_them(atlas: Atlas, config: dict[str, Any], labels: int) -> None:
     entry = atlas.find_class("CForSequenceClassification")

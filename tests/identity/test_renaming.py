@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from apr.identity.atlas import load_atlas
-from apr.identity.renaming import prefix_to_add
 from apr.identity.config import resolve_config
 from apr.identity.evidence import model_tensors
+from apr.identity.renaming import prefix_to_add
 from apr.identity.types import VerdictKind
 from apr.identity.verdict import give_verdict
 from tests.identity.headers import CLASS, MODEL_TYPE, SLUG, Shapes, headers, stored_shapes

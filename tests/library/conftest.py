@@ -10,6 +10,7 @@ import pytest
 
 from apr.errors import RefusedError
 from apr.loading.quiet import quiet_zoo
+from tests.adapters import save_adapter
 from tests.tiny_models import save_tiny, tiny_model
 
 ROWS, LENGTH = 16, 16
@@ -97,17 +98,5 @@ def refusing_ids(action: Callable[[], Any]) -> set[str]:
 @pytest.fixture(scope="session")
 def adapter(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA adapter of `qwen2` whose every tensor is away from zero, as training leaves it."""
-    peft = pytest.importorskip("peft", reason="peft is not installed (pip install 'apr[peft]')")
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with quiet_zoo():
-        base = AutoModelForCausalLM.from_pretrained(qwen2)
-        settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        model = peft.get_peft_model(base, settings)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter.data, std=0.5)
-        directory = tmp_path_factory.mktemp("library") / "adapter"
-        model.save_pretrained(directory)
-    return directory
+    pytest.importorskip("peft", reason="peft is not installed (pip install 'apr[peft]')")
+    return save_adapter(qwen2, tmp_path_factory.mktemp("library") / "adapter")

@@ -2,96 +2,61 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import apr
-from apr.library.adapter_files import is_adapter_directory, targets
+from apr.formats.peft.read import is_adapter_directory
+from tests.adapters import (
+    State,
+    another_base,
+    compiled,
+    deeper,
+    doubled,
+    first_layer_only,
+    half_without_prefix,
+    hollow,
+    in_parallel,
+    inputs_only,
+    mutate,
+    named,
+    narrower,
+    not_finite,
+    one_zero_output,
+    same,
+    strayed,
+    without_lora,
+    without_prefix,
+    zero_inputs,
+    zero_outputs,
+)
 from tests.tiny_models import relabel, save_tiny
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'apr[peft]')")
 
 IDENTITY, COVERAGE = "FALSIFY-APR-PRETRAIN-INIT-005", "INV-INIT-COVERAGE-001"
 SHAPE, VALUES = "INV-INIT-SHAPE-001", "INV-INIT-VALUES-001"
-State = dict[str, torch.Tensor]
-
-
-def mutate(source: Path, target: Path, change: Callable[[State], State], **config: Any) -> Path:
-    """A copy of an adapter directory with other tensors, or other fields in its config."""
-    shutil.copytree(source, target)
-    weights = target / "adapter_model.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in change(load_file(weights)).items()}, weights)
-    recorded = json.loads((target / "adapter_config.json").read_text())
-    (target / "adapter_config.json").write_text(json.dumps({**recorded, **config}))
-    return target
-
-
-def same(state: State) -> State:
-    return state
-
-
-def without_prefix(state: State) -> State:
-    return {name.removeprefix("base_model.model."): tensor for name, tensor in state.items()}
-
-
-def half_without_prefix(state: State) -> State:
-    return {
-        name.removeprefix("base_model.model.") if "layers.1" in name else name: each for name, each in state.items()
-    }
-
-
-def compiled(state: State) -> State:
-    return {name.replace(".model.layers.", ".model._orig_mod.layers."): tensor for name, tensor in state.items()}
-
-
-def zero_outputs(state: State) -> State:
-    return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in state.items()}
-
-
-def one_zero_output(state: State) -> State:
-    zero = next(name for name in state if "lora_B" in name)
-    return {**state, zero: state[zero] * 0}
-
-
-def zero_inputs(state: State) -> State:
-    return {name: tensor * 0 if "lora_A" in name else tensor for name, tensor in state.items()}
-
-
-def first_layer_only(state: State) -> State:
-    return {name: tensor for name, tensor in state.items() if "layers.0" in name}
-
-
-def inputs_only(state: State) -> State:
-    return {name: tensor for name, tensor in state.items() if "lora_A" in name}
-
-
-def another_base(state: State) -> State:
-    return {name.replace("self_attn", "attention"): tensor for name, tensor in state.items()}
-
-
-def hollow(state: State) -> State:
-    return {name: tensor[:0] for name, tensor in state.items()}
-
-
-def not_finite(state: State) -> State:
-    return {name: tensor / 0 for name, tensor in state.items()}
-
-
-def without_lora(state: State) -> State:
-    return {"base_model.model.lm_head.weight": torch.rand(4, 4)}
-
-
 DEFECTS = [
     (without_prefix, {}, COVERAGE, "all 8 adapter tensors lack the prefix `base_model.model.`"),
     (half_without_prefix, {}, COVERAGE, "4 of 8 adapter tensors lack the prefix"),
     (compiled, {}, COVERAGE, "put there by torch.compile"),
+    (in_parallel, {}, COVERAGE, "put there by DataParallel or DistributedDataParallel"),
+    (doubled, {}, COVERAGE, "8 of 8 adapter names carry `base_model.model.` twice"),
+    (named, {}, COVERAGE, "8 of 8 adapter names carry the adapter's own name, style"),
+    (strayed, {}, COVERAGE, "1 adapter tensors belong to nothing"),
+    (deeper, {}, COVERAGE, "2 adapted modules do not exist in the base model"),
+    (same, {"target_modules": ["q_proj"]}, COVERAGE, "2 modules have adapter tensors, and the config does not adapt"),
+    (same, {"target_modules": ["q_proj", "v_proj", "o_proj"]}, COVERAGE, "2 modules that the config adapts have no"),
+    (same, {"layers_to_transform": [0]}, COVERAGE, "2 modules have adapter tensors, and the config does not adapt"),
+    (same, {"target_modules": ".*[qkv]_proj"}, COVERAGE, "2 modules that the config adapts have no tensors"),
+    (same, {"modules_to_save": ["lm_head"]}, COVERAGE, "1 modules that the config trains whole"),
+    (narrower, {}, SHAPE, "4 LoRA tensors do not fit the modules of the base model"),
+    (same, {"rank_pattern": {"v_proj": 2}}, SHAPE, "4 LoRA tensors are not of the rank"),
     (first_layer_only, {}, COVERAGE, "2 modules that the config adapts have no tensors in the file"),
     (inputs_only, {}, COVERAGE, "4 LoRA tensors lack their other half"),
     (another_base, {}, COVERAGE, "4 adapted modules do not exist in the base model"),
@@ -178,17 +143,3 @@ def test_a_model_with_an_adapter_beside_it_is_a_model(adapter: Path, qwen2: Path
     shutil.copy(adapter / "adapter_config.json", both)
     assert not is_adapter_directory(both)
     assert not is_adapter_directory(qwen2)
-
-
-@pytest.mark.parametrize(
-    ("config", "module", "answer"),
-    [
-        ({"target_modules": ["q_proj"]}, "model.layers.0.self_attn.q_proj", True),
-        ({"target_modules": ["q_proj"]}, "model.layers.0.self_attn.my_q_proj", False),
-        ({"target_modules": ["model.layers.0.self_attn.q_proj"]}, "model.layers.0.self_attn.q_proj", True),
-        ({"target_modules": "all-linear"}, "model.layers.0.self_attn.q_proj", None),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, "model.layers.0.self_attn.q_proj", None),
-    ],
-)
-def test_target_modules_are_read_as_peft_reads_them(config: dict[str, Any], module: str, answer: bool | None) -> None:
-    assert targets(config, module) is answer

@@ -10,21 +10,24 @@ import pytest
 
 import apr
 import apr.hf
-from tests.library.conftest import refusal_of, refusing_ids
-from tests.library.test_adapter_files import (
-    COVERAGE,
-    VALUES,
+from tests.adapters import (
     State,
     compiled,
+    doubled,
+    in_parallel,
     mutate,
+    named,
+    named_default,
     one_zero_output,
     same,
     without_prefix,
     zero_outputs,
 )
+from tests.library.conftest import refusal_of, refusing_ids
 
 peft = pytest.importorskip("peft", reason="peft is not installed (pip install 'apr[peft]')")
 
+COVERAGE, VALUES = "INV-INIT-COVERAGE-001", "INV-INIT-VALUES-001"
 RECEIPT, CONFIG, PROBE = "INV-INIT-RECEIPT-001", "INV-INIT-CONFIG-001", "INV-INIT-PROBE-001"
 
 
@@ -47,7 +50,7 @@ def test_an_adapter_over_its_base_is_proven(qwen2: Path, adapter: Path) -> None:
     model = over(qwen2, adapter)
     receipt = apr.verify_adapter(model, adapter)
     assert receipt.tensors_written == 8
-    assert receipt.source.endswith("adapter_model.safetensors")
+    assert receipt.source == str(adapter)
     assert apr.verify_loaded(model, qwen2, adapter=adapter).tensors_written == 27
 
 
@@ -79,13 +82,28 @@ def test_an_adapter_that_was_never_applied_is_refused(qwen2: Path, adapter: Path
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("change", "gate"),
-    [(without_prefix, COVERAGE), (compiled, COVERAGE), (zero_outputs, VALUES), (one_zero_output, VALUES)],
+    [
+        (without_prefix, COVERAGE),
+        (compiled, COVERAGE),
+        (doubled, COVERAGE),
+        (in_parallel, COVERAGE),
+        (named, COVERAGE),
+        (zero_outputs, VALUES),
+        (one_zero_output, VALUES),
+    ],
 )
 def test_an_adapter_that_peft_loads_without_effect_is_refused(
     qwen2: Path, adapter: Path, tmp_path: Path, change: Callable[[State], State], gate: str
 ) -> None:
     copy = mutate(adapter, tmp_path / "copy", change)
-    assert gate in refusing_ids(lambda: apr.verify_adapter(over(qwen2, copy), copy))
+    model = over(qwen2, copy)
+    assert not all(bool(each.any()) for name, each in model.named_parameters() if "lora_B" in name)
+    assert gate in refusing_ids(lambda: apr.verify_adapter(model, copy))
+
+
+def test_an_adapter_saved_under_its_name_in_memory_is_proven(qwen2: Path, adapter: Path, tmp_path: Path) -> None:
+    copy = mutate(adapter, tmp_path / "copy", named_default)
+    assert apr.verify_adapter(over(qwen2, copy), copy).tensors_written == 8
 
 
 def idle(model: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.library.test_adapter_files import mutate, zero_outputs
+from tests.adapters import mutate, zero_outputs
 from tests.tiny_models import relabel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -194,12 +194,11 @@ def test_a_damaged_file_is_no_source_of_proof(qwen2: Path, tmp_path: Path) -> No
 def with_probe(path: Path) -> Path:
     """Record what the saved model does on the probe beside it, as a run of ours does."""
     import json
-    from dataclasses import replace
 
     from apr.formats.recorded import NOTHING_RECORDED
     from apr.loading.probe import record_probe
 
-    recorded = replace(NOTHING_RECORDED, probe=record_probe(load(path)))
+    recorded = NOTHING_RECORDED._replace(probe=record_probe(load(path)))
     (path / RECORDED_FILE_NAME).write_text(json.dumps(recorded.to_json()))
     return path
 

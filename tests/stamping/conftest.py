@@ -18,6 +18,7 @@ from apr.formats.registry import open_checkpoint
 from apr.formats.writing import copy_of, tensor_digests
 from apr.loading.tokenizer import tokenizer_output_hash
 from apr.stamping.changes import StampChanges
+from tests.gguf_models import write_gguf
 from tests.quality.founding import write_founding_file
 from tests.tiny_models import VOCABULARY, save_tiny
 
@@ -82,6 +83,11 @@ def lying_directory(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path
     return directory
 
 
+def force_reason(container: str) -> str | None:
+    """Why a repair may be written, where the names of the tensors are not held against architectures yet."""
+    return "the repair of a planted lie" if container == "gguf" else None
+
+
 @dataclass(frozen=True)
 class Lie:
     """A mislabelled checkpoint at `path`: Qwen2 tensors, stamped Llama."""
@@ -92,6 +98,10 @@ class Lie:
     @property
     def repair(self) -> StampChanges:
         return QWEN2
+
+    @property
+    def force_reason(self) -> str | None:
+        return force_reason(self.container)
 
     def output(self) -> Path:
         """A free path for the stamped copy."""
@@ -110,6 +120,7 @@ def lies(tmp_path_factory: pytest.TempPathFactory, lying_directory: Path) -> dic
         "apr-typed-only": folder / "typed.apr",
         "hf": lying_directory,
         "safetensors": folder / "lie.safetensors",
+        "gguf": write_gguf(lying_directory, folder / "lie.gguf", "llama", "Q8_0"),
     }
 
 
@@ -123,6 +134,23 @@ def make_lie(lies: dict[str, Path], tmp_path: Path) -> Callable[[str], Lie]:
         return Lie(container, copy)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory, honest_qwen2: Path) -> Path:
+    """The Qwen2 directory in two shards that carry stamps of their own."""
+    directory = tmp_path_factory.mktemp("sharded") / "qwen2"
+    shutil.copytree(honest_qwen2, directory)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        name = f"model-{number:05d}-of-00002.safetensors"
+        stamps = {"format": "pt", "hf_architecture": "Qwen2ForCausalLM", "license": "MIT"}
+        save_file({each: tensors[each] for each in part}, directory / name, stamps)
+        weight_map |= dict.fromkeys(part, name)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
 
 
 @pytest.fixture(params=CONTAINERS)

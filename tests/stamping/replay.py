@@ -12,7 +12,21 @@ from unittest import mock
 
 from apr.storage import operations
 
-RECORDED = ("create", "write", "insert_range", "collapse_range", "sync", "sync_directory", "rename", "remove")
+RECORDED = (
+    "create",
+    "write",
+    "insert_range",
+    "collapse_range",
+    "copy_range",
+    "resize",
+    "sync",
+    "sync_directory",
+    "rename",
+    "exchange",
+    "remove",
+)
+NAMES = ("create", "rename", "exchange", "remove")
+"""Operations on names: made durable by a sync of the directory."""
 
 
 class Step(NamedTuple):
@@ -42,7 +56,11 @@ def recorded(directory: Path) -> Iterator[list[Step]]:
 
         def call(target: Any, *arguments: Any) -> Any:
             path = relative(target)
-            kept = (relative(arguments[0]),) if name == "rename" else tuple(arguments)
+            kept = tuple(arguments)
+            if name in ("rename", "exchange"):
+                kept = (relative(arguments[0]),)
+            elif name == "copy_range":
+                path, kept = relative(arguments[0]), (path, *arguments[1:])
             answer = original(target, *arguments)
             steps.append(Step(name, path, kept))
             return answer
@@ -65,8 +83,10 @@ def replay(steps: Sequence[Step], directory: Path) -> None:
         target = directory / path
         if operation == "create":
             os.close(operations.create(target, *arguments))
-        elif operation == "rename":
-            operations.rename(target, directory / arguments[0])
+        elif operation in ("rename", "exchange"):
+            getattr(operations, operation)(target, directory / arguments[0])
+        elif operation == "copy_range":
+            _copy_range(directory / arguments[0], target, *arguments[1:])
         elif operation == "remove":
             operations.remove(target)
         elif operation not in ("sync", "sync_directory"):
@@ -77,10 +97,22 @@ def replay(steps: Sequence[Step], directory: Path) -> None:
                 os.close(descriptor)
 
 
+def _copy_range(source: Path, target: Path, offset_bytes: int, size_bytes: int, target_offset_bytes: int) -> None:
+    with source.open("rb") as reading, target.open("r+b") as writing:
+        reading.seek(offset_bytes)
+        writing.seek(target_offset_bytes)
+        writing.write(reading.read(size_bytes))
+
+
 def is_durable(steps: Sequence[Step], at: int) -> bool:
-    """Whether step `at` was followed by the sync that makes it durable: of its file, or of the directory of a name."""
+    """Whether step `at` was followed by the sync that makes it durable: of its file, or of the directory of a name.
+
+    A name that was given anew was free before.
+    """
     step = steps[at]
-    wanted = "sync_directory" if step.operation in ("create", "rename", "remove") else "sync"
+    if step.operation == "remove" and any(each[:2] == ("create", step.path) for each in steps[at + 1 :]):
+        return True
+    wanted = "sync_directory" if step.operation in NAMES else "sync"
     folder = os.path.dirname(step.path) or "."
     place = folder if wanted == "sync_directory" else step.path
     return any(each.operation == wanted and each.path == place for each in steps[at + 1 :])

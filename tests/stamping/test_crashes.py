@@ -17,7 +17,7 @@ from apr.storage.journal import journal_of_directory, journal_of_file
 from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
 from tests.stamping.replay import Step, copied, cut_disks, recorded, replay
 
-CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors")
+CONTAINERS = ("apr", "apr-typed-only", "hf", "safetensors", "gguf")
 GROWTH = {"fits": {"note": "z"}, "grows": {"note": "x" * 3000}, "grows by blocks": {"note": "y" * 20_000}}
 
 
@@ -35,7 +35,7 @@ def opened_bytes(folder: Path, name: str) -> dict[str, bytes]:
 def steps_of_a_stamp(lie: Lie, growth: str) -> list[Step]:
     """The steps that stamp `lie` where it stands."""
     with recorded(lie.path.parent) as steps:
-        stamp_file(lie.path, changes(growth), in_place=True)
+        stamp_file(lie.path, changes(growth), in_place=True, force_reason=lie.force_reason)
     return steps
 
 
@@ -49,11 +49,11 @@ def test_every_prefix_of_the_writes_reads_as_before_or_as_after(
     lie = make_lie(container)
     work, name = lie.path.parent, lie.path.name
     if growth == "fits":
-        stamp_file(lie.path, QWEN2, in_place=True)
+        stamp_file(lie.path, QWEN2, in_place=True, force_reason=lie.force_reason)
     original = copied(work, tmp_path / "original")
     before, digests = files_below(work), stored_digests(lie.path)
     with recorded(work) as steps:
-        stamp_file(lie.path, changes(growth), in_place=True)
+        stamp_file(lie.path, changes(growth), in_place=True, force_reason=lie.force_reason)
     after = files_below(work)
     assert after != before
     assert stored_digests(lie.path) == digests

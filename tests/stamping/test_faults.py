@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from apr.convert import metering, proof
+from apr.convert import proof
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.formats.registry import open_checkpoint
-from apr.stamping import edit_hf, in_place
+from apr.stamping import anew, in_place
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
 from apr.storage import operations
@@ -36,24 +36,7 @@ def fail_during(monkeypatch: pytest.MonkeyPatch, container: str, destination: st
         operation = "rename" if container == "hf" else "write"
         fail_in_call(monkeypatch, operation, 2, error)
         return
-    if container == "hf":
-        monkeypatch.setattr(edit_hf.shutil, "copyfile", raiser(error))
-        return
-    calls = iter(range(10**6))
-    original_copy = metering.copy_of
-
-    def copy_that_fails(entry: Any) -> Any:
-        tensor = original_copy(entry)
-
-        def chunks() -> Iterator[Any]:
-            for chunk in tensor.chunks():
-                if next(calls) > 3:
-                    raise error
-                yield chunk
-
-        return type(tensor)(tensor.name, tensor.dtype, tensor.shape, chunks)
-
-    monkeypatch.setattr(metering, "copy_of", copy_that_fails)
+    fail_in_call(monkeypatch, "copy_range", 2 if container == "hf" else 1, error)
 
 
 def fail_in_call(monkeypatch: pytest.MonkeyPatch, operation: str, number: int, error: BaseException) -> None:
@@ -67,13 +50,6 @@ def fail_in_call(monkeypatch: pytest.MonkeyPatch, operation: str, number: int, e
         return original(*arguments)
 
     monkeypatch.setattr(operations, operation, failing)
-
-
-def raiser(error: BaseException) -> Callable[..., Any]:
-    def fail(*_: object, **__: object) -> Any:
-        raise error
-
-    return fail
 
 
 @pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
@@ -105,7 +81,23 @@ def test_an_interrupt_in_the_middle_leaves_everything_as_it_was(
 
 @pytest.mark.planted_defect("INV-STAMP-BYTES-001")
 @pytest.mark.falsifies("FALSIFY-STAMP-BYTES-001")
-def test_a_stamped_copy_whose_tensors_differ_is_never_published(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stamped_copy_in_which_a_tensor_stands_elsewhere_is_never_published(
+    lie: Lie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(lie.path.parent)
+    monkeypatch.setattr(anew, "open_checkpoint", one_tensor_moved)
+    with pytest.raises(RefusedError, match="would not stand as they stood") as caught:
+        stamp(lie, "output")
+    assert caught.value.invariant == "INV-STAMP-BYTES-001"
+    assert files_below(lie.path.parent) == before
+
+
+@pytest.mark.planted_defect("INV-STAMP-BYTES-001")
+def test_a_streamed_copy_whose_tensors_differ_is_never_published(
+    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = make_lie("apr-typed-only")
+    lie.path.write_bytes(lie.path.read_bytes()[:-4])
     before = files_below(lie.path.parent)
     original = proof._stored
     calls = iter([0, 1])
@@ -129,18 +121,19 @@ def test_a_stamp_in_place_after_which_a_tensor_stands_elsewhere_is_taken_back(
     lie: Lie, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_below(lie.path.parent)
-
-    def one_tensor_moved(path: Path) -> Any:
-        checkpoint = open_checkpoint(path)
-        name, entry = next(iter(checkpoint.tensors.items()))
-        tensors = {**checkpoint.tensors, name: replace(entry, offset_bytes=entry.offset_bytes + 64)}
-        return replace(checkpoint, tensors=tensors)
-
     monkeypatch.setattr(in_place, "open_checkpoint", one_tensor_moved)
     with pytest.raises(RefusedError, match="taken back") as caught:
         stamp(lie, "in place")
     assert caught.value.invariant == "INV-STAMP-BYTES-001"
     assert files_below(lie.path.parent) == before
+
+
+def one_tensor_moved(path: Path) -> Any:
+    """The checkpoint at `path` as if its first tensor stood elsewhere."""
+    checkpoint = open_checkpoint(path)
+    name, entry = next(iter(checkpoint.tensors.items()))
+    tensors = {**checkpoint.tensors, name: entry._replace(offset_bytes=entry.offset_bytes + 64)}
+    return replace(checkpoint, tensors=tensors)
 
 
 @pytest.fixture
@@ -180,14 +173,18 @@ def test_damaged_bytes_are_not_sealed_with_fresh_checksums(
     data = bytearray(file.read_bytes())
     data[-200] ^= 0x10
     file.write_bytes(data)
+    with open_checkpoint(stamp(lie, destination)) as stamped:
+        assert stamped.verify_checksums() != ()
+
+
+def test_a_damaged_file_whose_copy_would_get_new_checksums_is_refused(make_lie: Callable[[str], Lie]) -> None:
+    lie = make_lie("apr")
+    data = bytearray(lie.path.read_bytes()[:-4])
+    data[-200] ^= 0x10
+    lie.path.write_bytes(data)
     before = files_below(lie.path.parent)
-    if destination == "in place":
-        stamp(lie, destination)
-        with open_checkpoint(lie.path) as stamped:
-            assert stamped.verify_checksums() != ()
-        return
     with pytest.raises(DamagedFileError) as caught:
-        stamp(lie, destination)
+        stamp(lie, "output")
     assert caught.value.invariant == "INV-FILE-INTEGRITY-001"
     assert files_below(lie.path.parent) == before
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from apr.errors import AprError, InputOutputError, RefusedError
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
-from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
+from tests.stamping.conftest import QWEN2, Lie, files_below, force_reason, stored_digests
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=50) | st.integers(0, 20_000).map("x".__mul__)
 HEADER = struct.Struct("<4sBBHIQIQQ")
@@ -151,15 +151,15 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(target)], check=False)
 
 
-@pytest.mark.parametrize("container", ["apr", "safetensors", "hf"])
+@pytest.mark.parametrize("container", ["apr", "safetensors", "hf", "gguf"])
 def test_where_no_room_can_be_made_a_changed_copy_takes_the_place(
     lies: dict[str, Path], other_disk: Path, container: str
 ) -> None:
     path = other_disk / lies[container].name
     shutil.copytree(lies[container], path) if lies[container].is_dir() else shutil.copy(lies[container], path)
-    digests = stored_digests(path)
-    stamp_file(path, QWEN2, in_place=True)
-    stamp_file(path, StampChanges(settings={"note": "x" * 20_000}), in_place=True)
+    digests, reason = stored_digests(path), force_reason(container)
+    stamp_file(path, QWEN2, in_place=True, force_reason=reason)
+    stamp_file(path, StampChanges(settings={"note": "x" * 20_000}), in_place=True, force_reason=reason)
     assert stored_digests(path) == digests
     assert [each.name for each in other_disk.iterdir()] == [path.name]
     if container == "apr":
@@ -167,7 +167,7 @@ def test_where_no_room_can_be_made_a_changed_copy_takes_the_place(
 
 
 @pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
-@pytest.mark.parametrize("container", ["apr", "safetensors"])
+@pytest.mark.parametrize("container", ["apr", "safetensors", "gguf"])
 def test_a_disk_that_is_really_full_leaves_the_file_as_it_was(
     lies: dict[str, Path], other_disk: Path, container: str
 ) -> None:
@@ -181,16 +181,16 @@ def test_a_disk_that_is_really_full_leaves_the_file_as_it_was(
     os.close(filler)
     before = files_below(other_disk)
     with pytest.raises(InputOutputError) as caught:
-        stamp_file(path, QWEN2, in_place=True)
+        stamp_file(path, QWEN2, in_place=True, force_reason=force_reason(container))
     assert caught.value.exit_code == 7
     assert files_below(other_disk) == before
 
 
-@pytest.mark.parametrize("growth_bytes", [-100, 100])
+@pytest.mark.parametrize(("container", "growth_bytes"), [("apr", -100), ("apr", 100), ("gguf", -100)])
 def test_a_file_that_changes_size_meanwhile_is_left_alone(
-    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch, growth_bytes: int
+    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch, container: str, growth_bytes: int
 ) -> None:
-    lie = make_lie("apr")
+    lie = make_lie(container)
     size_bytes = lie.path.stat().st_size + growth_bytes
     from apr.stamping import in_place
 
@@ -202,7 +202,7 @@ def test_a_file_that_changes_size_meanwhile_is_left_alone(
 
     monkeypatch.setattr(in_place, "lock_alone", lock_and_resize)
     with pytest.raises(AprError) as caught:
-        stamp_file(lie.path, QWEN2, in_place=True)
+        stamp_file(lie.path, QWEN2, in_place=True, force_reason=lie.force_reason)
     assert caught.value.exit_code in (4, 7)
     assert lie.path.stat().st_size == size_bytes
     assert [path.name for path in lie.path.parent.iterdir()] == [lie.path.name]

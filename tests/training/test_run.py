@@ -76,6 +76,16 @@ def test_utilisation_is_null_with_a_reason_where_nobody_measures_it(scratch_run:
 
 @pytest.mark.falsifies("FALSIFY-TRAIN-002")
 @pytest.mark.planted_defect("GATE-TRAIN-002")
+def test_a_checkpoint_of_a_run_has_room_for_its_first_stamp(scratch_run: RunResult) -> None:
+    from apr.formats.apr2.layout import HEADER_BYTES, unpack_header
+    from apr.formats.writing import STAMP_SLACK_BYTES
+
+    for path in scratch_run.checkpoints:
+        with path.open("rb") as file:
+            header = unpack_header(file.read(HEADER_BYTES))
+        assert header.index_offset_bytes - HEADER_BYTES - header.metadata_size_bytes >= STAMP_SLACK_BYTES
+
+
 def test_each_epoch_leaves_a_checkpoint_that_its_successor_accepts(scratch_run: RunResult, tokenizer: Path) -> None:
     folder = scratch_run.run_directory / "ckpt"
     names = sorted(path.name for path in folder.iterdir())

@@ -12,7 +12,7 @@ import click
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
-from apr.cli.progress import Progress
+from apr.cli.watcher import Watcher
 
 
 @click.command("demo")
@@ -45,22 +45,14 @@ def command(out: Out, directory: Path, seed: int, force: bool, small: bool) -> N
     out.hint(f"open {result.report} in a browser")
 
 
-class _Watcher:
+class _Watcher(Watcher):
     """Shows the demo as it goes: acts and evaluations as lines, the whole as progress with the time left."""
 
-    def __init__(self, out: Out, stack: ExitStack) -> None:
-        self._out, self._stack = out, stack
-        self._progress: Progress | None = None
-
-    def note(self, text: str) -> None:
-        self._out.note(text)
-
     def started(self, units: int) -> None:
-        self._progress = self._stack.enter_context(self._out.progress("demo", units, "units"))
+        self.open("demo", units, "units")
 
     def advanced(self, units: int, detail: str) -> None:
-        if self._progress is not None:
-            self._progress.advance(units, detail)
+        self.advance(units, detail)
 
 
 @contextmanager

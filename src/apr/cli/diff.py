@@ -28,11 +28,11 @@ def command(
     Without --values, tensors are compared by name, shape and dtype only. The exit code is 0 also when they differ,
     unless --exit-code is given.
     """
-    from apr.formats.registry import open_checkpoint
+    from apr.formats.registry import open_readable
     from apr.quality.difference import category_counts, header_differences, value_differences
     from apr.quality.inspection import FORMAT_NAMES
 
-    with open_checkpoint(first) as ours, open_checkpoint(second) as theirs:
+    with open_readable(first) as ours, open_readable(second) as theirs:
         found = [*header_differences(ours, theirs), *(value_differences(ours, theirs) if with_values else ())]
         formats = (FORMAT_NAMES[ours.format], FORMAT_NAMES[theirs.format])
     kept = tuple(each for each in found if pattern is None or pattern in each.field)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apr.cli.byte_progress import byte_progress
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_gate_option, force_option, json_option, parse_reasons
 from apr.cli.out import Out, human_bytes
 
 if TYPE_CHECKING:
@@ -31,14 +31,8 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Turn block-quantised tensors into this dtype; without it they are refused.",
 )
-@click.option(
-    "--allow-gate",
-    "allowed_gates",
-    multiple=True,
-    metavar="ID=REASON",
-    help="Let one gate's refusal pass; the reason is recorded in the result.",
-)
-@click.option("-f", "--force", is_flag=True, help="Replace the output when it exists.")
+@allow_gate_option(" in the result")
+@force_option
 @json_option
 @click.pass_obj
 def command(
@@ -54,7 +48,6 @@ def command(
 
     Config, generation config, tokenizer files and records go along; tensors keep their names, dtypes and bytes.
     """
-    from apr.cli.preflight import parse_reasons
     from apr.convert.export_plan import ExportFormat
     from apr.convert.exporting import export_checkpoint
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apr.cli.byte_progress import byte_progress
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_gate_option, force_option, json_option, parse_reasons
 from apr.cli.out import Out, human_bytes
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, metavar="X.apr", help="Default: the name of SRC with .apr, beside it.")
 @click.option("--config", "config_path", type=PATH, metavar="FILE", help="config.json of a single .safetensors file.")
 @click.option(
-    "--allow-gate",
-    "allowed_gates",
-    multiple=True,
-    metavar="ID=REASON",
-    help="Let one gate's refusal pass; the reason is recorded in the file.",
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Load the model once, and record what it does, so that later loads are held against it (needs apr[train]).",
 )
-@click.option("-f", "--force", is_flag=True, help="Replace the output when it exists.")
+@allow_gate_option(" in the file")
+@force_option
 @json_option
 @click.pass_obj
 def command(
@@ -35,6 +35,7 @@ def command(
     source: Path,
     output: Path | None,
     config_path: Path | None,
+    with_probe: bool,
     allowed_gates: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -43,13 +44,18 @@ def command(
     SRC is a Hugging Face directory or a .safetensors file. Bytes of tensors and tokenizer files stay as they are;
     the identity comes from config.json and is never invented. A source whose stamps contradict its tensors is refused.
     """
-    from apr.cli.preflight import parse_reasons
     from apr.convert.importing import import_checkpoint
 
     allowed = parse_reasons(allowed_gates, "--allow-gate")
     with byte_progress(out, "importing") as report:
         result = import_checkpoint(
-            source, output, config_path=config_path, allowed_gates=allowed, force=force, report=report
+            source,
+            output,
+            config_path=config_path,
+            allowed_gates=allowed,
+            with_probe=with_probe,
+            force=force,
+            report=report,
         )
     out.document("apr.import/1", import_document(result))
     out.text(f"imported {result.output}", bold=True)
@@ -59,6 +65,7 @@ def command(
             ("tensors", f"{len(result.ledger)}, every byte as in the source"),
             ("size", human_bytes(result.output_bytes)),
             ("weights digest", result.weights_digest),
+            ("probe", "none (--probe records one)" if result.probe_loss is None else f"loss {result.probe_loss:.4f}"),
         ]
     )
     out.findings(result.findings)
@@ -82,6 +89,7 @@ def import_document(result: ImportResult) -> dict[str, Any]:
         "output_bytes": result.output_bytes,
         "tensor_count": len(result.ledger),
         "weights_digest": result.weights_digest,
+        "probe_loss": result.probe_loss,
         "stamps": [{"place": stamp.place, "value": stamp.value} for stamp in result.stamps],
         "ledger": ledger_document(result.ledger),
         "notes": list(result.notes),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import SOURCE, json_option, plain_http_option
 from apr.cli.out import Out, human_bytes, human_count
 
 VERDICT_COLORS = {"match": "green", "contradiction": "red", "ambiguous": "yellow", "unknown": "yellow"}
@@ -15,29 +15,35 @@ VOCABULARY_ROWS_SHOWN = 40
 
 
 @click.command("inspect")
-@click.argument("path", type=PATH, metavar="X")
+@click.argument("path", type=SOURCE, metavar="X")
 @click.option("--quality", "with_quality", is_flag=True, help="Add the quality score, with the reason for every point.")
 @click.option(
     "--deep", is_flag=True, help="Read every byte: checksums, finite values (with --quality: counts in physics)."
 )
 @click.option("--vocab", "with_vocabulary", is_flag=True, help="List the tokens of the recorded tokenizer.")
+@plain_http_option
 @json_option
 @click.pass_obj
-def command(out: Out, path: Path, with_quality: bool, deep: bool, with_vocabulary: bool) -> None:
-    """Show what X is (an .apr, a .safetensors, a Hugging Face directory), from its headers alone.
+def command(
+    out: Out, path: Path | str, with_quality: bool, deep: bool, with_vocabulary: bool, allows_plain_http: bool
+) -> None:
+    """Show what X is (an .apr, .safetensors or .gguf file, a Hugging Face directory, a PEFT adapter), headers alone.
 
-    The score never changes the exit code: `apr preflight` and `apr validate` are the commands that refuse.
+    X may be the address of one (hf://org/name, https://...): then only headers and configs are fetched. The score
+    never changes the exit code: `apr preflight` and `apr validate` are the commands that refuse.
     """
-    from apr.formats.registry import open_checkpoint
+    from apr.cli.network import opened, refuse_on_addresses, remote_key, show_traffic
     from apr.quality.inspection import inspect_checkpoint
 
-    with open_checkpoint(path) as checkpoint:
+    refuse_on_addresses([path], {"--quality": with_quality, "--deep": deep, "--vocab": with_vocabulary})
+    with opened(path, allows_plain_http) as (checkpoint, traffic):
         document = inspect_checkpoint(
             checkpoint, with_quality=with_quality, with_vocabulary=with_vocabulary, deep=deep, shown_path=str(path)
         )
-    out.document("apr.inspect/1", document)
+    out.document("apr.inspect/1", document | remote_key(traffic))
     if not out.is_json:
         _show(out, document)
+        show_traffic(out, traffic)
 
 
 def _show(out: Out, document: dict[str, Any]) -> None:
@@ -52,6 +58,19 @@ def _show(out: Out, document: dict[str, Any]) -> None:
             ("intact", _intact(document)),
         ]
     )
+    if "adapter" in document:
+        _show_adapter(out, document["adapter"])
+    else:
+        _show_model(out, document)
+    if "quality" in document:
+        _show_quality(out, document["quality"])
+    if "vocabulary" in document:
+        rows = [[row["id"], row["token"]] for row in document["vocabulary"][:VOCABULARY_ROWS_SHOWN]]
+        out.table(["id", "token"], rows, right=["id"])
+        out.text(f"{len(rows)} of {human_count(len(document['vocabulary']))} tokens (--json lists all)")
+
+
+def _show_model(out: Out, document: dict[str, Any]) -> None:
     _show_identity(out, document)
     stated = [(name, document[name]) for name in ("hidden_size", "num_layers", "num_heads", "vocab_size")]
     config = document["config"]
@@ -59,12 +78,24 @@ def _show(out: Out, document: dict[str, Any]) -> None:
     if config["missing"]:
         out.text(f"  not recorded: {', '.join(config['missing'])}", color="yellow")
     _show_records(out, document)
-    if "quality" in document:
-        _show_quality(out, document["quality"])
-    if "vocabulary" in document:
-        rows = [[row["id"], row["token"]] for row in document["vocabulary"][:VOCABULARY_ROWS_SHOWN]]
-        out.table(["id", "token"], rows, right=["id"])
-        out.text(f"{len(rows)} of {human_count(len(document['vocabulary']))} tokens (--json lists all)")
+
+
+def _show_adapter(out: Out, adapter: dict[str, Any]) -> None:
+    out.text(f"A PEFT adapter ({adapter['kind'] or 'of unknown kind'}), no model by itself", bold=True)
+    adapted = ", ".join(f"{count} {name}" for name, count in adapter["adapted_modules"].items())
+    targets, saved = adapter["target_modules"], adapter["modules_to_save"]
+    out.pairs(
+        [
+            ("base model", adapter["base_model"] or "not named"),
+            ("task", adapter["task"]),
+            ("rank", adapter["rank"]),
+            ("alpha", adapter["alpha"]),
+            ("adapts", ", ".join(map(str, targets)) if isinstance(targets, list) else targets),
+            ("trains whole", ", ".join(map(str, saved)) if isinstance(saved, list) else saved),
+            ("modules in the file", adapted or None),
+            ("whole tensors", adapter["whole_tensors"] or None),
+        ]
+    )
 
 
 def _intact(document: dict[str, Any]) -> str:

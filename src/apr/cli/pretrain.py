@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import PATH, allow_options, json_option, parse_reasons
 from apr.cli.out import Out, human_count, human_duration
-from apr.cli.preflight import allow_options, parse_reasons
-from apr.cli.progress import Progress
+from apr.cli.watcher import Watcher
 from apr.errors import GuardStopError, UsageError
 
 if TYPE_CHECKING:
@@ -161,29 +160,21 @@ def _changes(entries: tuple[str, ...]) -> dict[str, str]:
     return changes
 
 
-class _Watcher:
+class _Watcher(Watcher):
     """Shows a run as it goes: notes and evaluations as lines, steps as progress with the time left."""
 
-    def __init__(self, out: Out, stack: ExitStack) -> None:
-        self._out, self._stack = out, stack
-        self._progress: Progress | None = None
-
-    def note(self, text: str) -> None:
-        self._out.note(text)
-
     def started(self, total_steps: int) -> None:
-        self._progress = self._stack.enter_context(self._out.progress("training", total_steps, "steps"))
+        self.open("training", total_steps, "steps")
 
     def stepped(self, metrics: StepMetrics) -> None:
-        if self._progress is not None:
-            self._progress.advance(
-                detail=f"loss {metrics.train_loss:.4f}, norm {metrics.grad_norm:.2f}, lr {metrics.lr:.2e}, "
-                f"{metrics.tokens_per_sec:,.0f} tokens/s"
-            )
+        self.advance(
+            detail=f"loss {metrics.train_loss:.4f}, norm {metrics.grad_norm:.2f}, lr {metrics.lr:.2e}, "
+            f"{metrics.tokens_per_sec:,.0f} tokens/s"
+        )
 
     def evaluated(self, metrics: EvaluationMetrics) -> None:
         where = "step 0" if metrics.epoch is None else f"epoch {metrics.epoch} (step {metrics.step})"
-        self._out.note(f"{where}: validation loss {metrics.val_loss:.4f}")
+        self.note(f"{where}: validation loss {metrics.val_loss:.4f}")
 
 
 @contextmanager

@@ -38,7 +38,7 @@ MOST_VALUE_CHARACTERS = 100
 )
 @click.option("--in-place", is_flag=True, help="Stamp FILE itself; a link is followed to the file it leads to.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUT when it exists.")
-@click.option("--architecture", metavar="FAMILY", help="Family slug of APR metadata, as qwen2.")
+@click.option("--architecture", metavar="FAMILY", help="Family slug, as qwen2 (APR metadata, GGUF).")
 @click.option("--hf-architecture", metavar="CLASS", help="Class name, as Qwen2ForCausalLM.")
 @click.option("--hf-model-type", metavar="TYPE", help="Model type of transformers, as qwen2.")
 @click.option("--license", "license_", metavar="SPDX", help="Licence of the weights, an SPDX expression.")
@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """Change what checkpoints say of themselves; their tensors are proven to stay as they are.
 
-    X is an .apr file, a .safetensors file or a Hugging Face directory; many of them, a pattern, a folder that is
+    X is an .apr, .safetensors or .gguf file or a Hugging Face directory; many of them, a pattern, a folder that is
     searched, or - for paths on stdin, one a line, are stamped in place, on all cores. A stamp that contradicts the
     tensors is refused (exit 5) with the command that would be right. Previous values are kept in the file.
     """

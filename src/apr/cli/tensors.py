@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from apr.cli.options import PATH, json_option
+from apr.cli.options import SOURCE, json_option, plain_http_option
 from apr.cli.out import Out, human_bytes, human_count
 from apr.formats.base import TensorEntry
 
@@ -15,19 +15,26 @@ STATISTICS_COLUMNS = ("mean", "std", "min", "max", "nan", "inf", "zero")
 
 
 @click.command("tensors")
-@click.argument("path", type=PATH, metavar="X")
+@click.argument("path", type=SOURCE, metavar="X")
 @click.option(
     "--stats", "with_statistics", is_flag=True, help="Read every listed tensor: mean, std, min, max, NaN, Inf."
 )
 @click.option("--filter", "pattern", metavar="PATTERN", help="Names containing this text, or a glob with * or ?.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, show_default="all", help="List at most this many.")
+@plain_http_option
 @json_option
 @click.pass_obj
-def command(out: Out, path: Path, with_statistics: bool, pattern: str | None, limit: int) -> None:
-    """List the tensors of X (an .apr, a .safetensors, a Hugging Face directory) by name."""
-    from apr.formats.registry import open_checkpoint
+def command(
+    out: Out, path: Path | str, with_statistics: bool, pattern: str | None, limit: int, allows_plain_http: bool
+) -> None:
+    """List the tensors of X (an .apr, .safetensors or .gguf file, a Hugging Face directory) by name.
 
-    with open_checkpoint(path) as checkpoint:
+    X may be the address of one (hf://org/name, https://...): then only headers are fetched.
+    """
+    from apr.cli.network import opened, refuse_on_addresses, remote_key, show_traffic
+
+    refuse_on_addresses([path], {"--stats": with_statistics})
+    with opened(path, allows_plain_http) as (checkpoint, traffic):
         chosen = [entry for name, entry in sorted(checkpoint.tensors.items()) if _is_wanted(name, pattern)]
         shown = chosen[:limit] if limit else chosen
         rows = [_row(entry) for entry in shown]
@@ -46,6 +53,7 @@ def command(out: Out, path: Path, with_statistics: bool, pattern: str | None, li
                 "matching_count": len(chosen),
                 "total_size_bytes": sum(entry.size_bytes for entry in checkpoint.tensors.values()),
                 "tensors": rows,
+                **remote_key(traffic),
             },
         )
         _show_table(out, rows, with_statistics)
@@ -54,6 +62,7 @@ def command(out: Out, path: Path, with_statistics: bool, pattern: str | None, li
             f"{human_count(len(shown))} of {human_count(len(checkpoint.tensors))} tensors"
             + (f", {human_count(hidden)} more match" if hidden else "")
         )
+        show_traffic(out, traffic)
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:

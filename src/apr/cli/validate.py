@@ -28,10 +28,10 @@ def command(out: Out, path: Path, strict: bool) -> None:
 
     Exit 4 when the file is damaged, 5 when its content fails a check.
     """
-    from apr.formats.registry import open_checkpoint
+    from apr.formats.registry import open_readable
     from apr.quality.validation import validate_checkpoint
 
-    with open_checkpoint(path) as checkpoint:
+    with open_readable(path) as checkpoint:
         validation = validate_checkpoint(checkpoint)
         document = _document(checkpoint, validation, path, strict)
     out.document("apr.validate/1", document)

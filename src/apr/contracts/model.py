@@ -23,6 +23,7 @@ class AppliesTo(StrEnum):
     APR = "apr"
     HF = "hf"
     SAFETENSORS = "safetensors"
+    GGUF = "gguf"
     PRETRAIN = "pretrain"
     PREFLIGHT = "preflight"
     IMPORT = "import"

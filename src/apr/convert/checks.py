@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from apr.convert.proof import StoredTensor
-from apr.errors import RefusedError
-from apr.formats.base import Checkpoint
+from apr.errors import RefusedError, UsageError
+from apr.formats.base import Checkpoint, Format
 from apr.formats.json_text import with_tagged_floats
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
@@ -55,6 +55,18 @@ class LedgerLine:
     reason: str | None = None
 
 
+def check_convertible(checkpoint: Checkpoint) -> None:
+    """Raise UsageError for a container whose tensors have other names and forms than a conversion copies."""
+    if checkpoint.format is Format.GGUF:
+        raise UsageError(
+            "GGUF files are read and stamped, and not converted yet",
+            where=str(checkpoint.path),
+            expected="an .apr file, a .safetensors file or a Hugging Face directory",
+            found="a GGUF file, whose tensors have names, orders and forms of their own",
+            remedy="convert the model that the GGUF file was made from",
+        )
+
+
 def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
     """The findings of the header gates that concern a conversion; RefusedError with all that refuse.
 
@@ -89,7 +101,7 @@ def refuse_lies(examination: Examination) -> tuple[Finding, ...]:
 
 
 def _unchecked(finding: Finding) -> Finding:
-    return finding if finding.status is Status.PASS else replace(finding, status=Status.UNCHECKED, remedy=None)
+    return finding if finding.status is Status.PASS else finding._replace(status=Status.UNCHECKED, remedy=None)
 
 
 def _remedy(refusals: list[Finding]) -> str:

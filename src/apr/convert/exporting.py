@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
 from apr.convert.dequantizing import FLOAT_DTYPES
 from apr.convert.export_plan import ExportFormat, ExportJob, plan_export
 from apr.convert.metering import Meter, Report
@@ -19,7 +19,7 @@ from apr.formats.hf.write import DEFAULT_SHARD_BYTES, write_hf_directory
 from apr.formats.recorded import Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.safetensors.write import PYTORCH_METADATA, write_safetensors
-from apr.formats.writing import tensor_digests
+from apr.formats.writing import STAMP_SLACK_BYTES, tensor_digests
 from apr.gates.finding import Finding
 from apr.gates.road import RoadOptions, examine_opened
 from apr.stamping.changes import PROVENANCE_FIELDS
@@ -72,6 +72,7 @@ def export_checkpoint(
         raise UsageError("no such float dtype", where="--dequantize", expected=expected, found=dequantize)
     check_output(source, output, force=force)
     with open_checkpoint(source) as checkpoint:
+        check_convertible(checkpoint)
         retry = f"apr export {{path}} --format {format} -o {shlex.quote(str(output))}"
         options = RoadOptions(allowed_gates=allowed_gates or {}, retry_command=retry)
         examination = examine_opened(checkpoint, options)
@@ -97,7 +98,9 @@ def _write(job: ExportJob, output: Path, findings: tuple[Finding, ...], shard_by
                 shard_bytes=shard_bytes,
             )
         else:
-            write_safetensors(beside, tensors=job.tensors, metadata=_texts(checkpoint))
+            write_safetensors(
+                beside, tensors=job.tensors, metadata=_texts(checkpoint), metadata_slack_bytes=STAMP_SLACK_BYTES
+            )
         with check_written(beside, expected, invariant=BYTES_ID, meter=job.meter) as written:
             if job.format is ExportFormat.HF:
                 check_same_model(checkpoint, written, job.config)
@@ -135,8 +138,7 @@ def _recorded(job: ExportJob, expected: Mapping[str, StoredTensor]) -> Recorded:
         change = Change("tensors", previous, weights_digest, was_absent=previous is None)
         reason = f"dequantised to {job.dequantize}" if job.dequantize is not None else None
         history.append(history_entry("export", [change] if reason else [], reason=reason, overrides=overrides))
-    return replace(
-        checkpoint.recorded,
+    return checkpoint.recorded._replace(
         tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
         weights_digest=weights_digest,
         history=tuple(history),

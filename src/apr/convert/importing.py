@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.convert.checks import Fate, LedgerLine, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
 from apr.convert.metering import Meter, Report
+from apr.convert.probing import probe_of
 from apr.convert.proof import check_written, intact_tensors
 from apr.convert.publishing import check_output, published
 from apr.errors import DamagedFileError, UsageError
@@ -22,11 +23,13 @@ from apr.formats.config_stamps import config_stamps
 from apr.formats.hf.read import CONFIG_FILE_NAME, GENERATION_CONFIG_FILE_NAME
 from apr.formats.hf.weights import INDEX_FILE_NAME
 from apr.formats.json_text import read_object, without_tagged_floats
-from apr.formats.recorded import RECORDED_FILE_NAME, RECORDED_METADATA_KEY, Recorded
+from apr.formats.recorded import RECORDED_FILE_NAME, RECORDED_METADATA_KEY, Probe, Recorded
 from apr.formats.registry import open_checkpoint
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
+from apr.formats.writing import STAMP_SLACK_BYTES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
+from apr.loading.pinned import config_facts
 from apr.stamping.changes import PROVENANCE_FIELDS
 from apr.stamping.history import history_entry
 
@@ -50,7 +53,8 @@ METADATA_STAMPS = (StampKey.APR_ARCHITECTURE, StampKey.APR_HF_ARCHITECTURE, Stam
 class ImportResult:
     """What an import did. architecture: the identity that was stamped, None when the source names none.
 
-    ledger: every stored tensor of the source. stamps: identity stamps of the written file.
+    probe_loss: of the recorded probe, None without one. ledger: every stored tensor of the source. stamps: identity
+    stamps of the written file.
     """
 
     source: Path
@@ -60,6 +64,7 @@ class ImportResult:
     architecture: str | None
     stamps: tuple[Stamp, ...]
     weights_digest: str
+    probe_loss: float | None
     ledger: tuple[LedgerLine, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -71,6 +76,7 @@ def import_checkpoint(
     *,
     config_path: Path | None = None,
     allowed_gates: Mapping[str, str] | None = None,
+    with_probe: bool = False,
     force: bool = False,
     report: Report | None = None,
 ) -> ImportResult:
@@ -78,24 +84,31 @@ def import_checkpoint(
 
     Identity, dimensions and full config come from `config.json`, or for a single safetensors file from `config_path`;
     without one nothing is invented. Tensors keep names, dtypes and bytes; tokenizer and generation config go along
-    byte for byte, as do training record, probe and history. allowed_gates: gate id to the reason for letting its
-    refusal pass, recorded in the file. report: told of the bytes done.
+    byte for byte, as do training record, probe and history. What the config says of the mathematics is pinned, unless
+    the source has pinned it before. allowed_gates: gate id to the reason for letting its refusal pass, recorded in the
+    file. with_probe: load the model, and record what it does (needs torch and transformers). report: told of the bytes
+    done.
 
-    Raises RefusedError for a source whose stamps contradict its tensors, and NotFoundError, DamagedFileError,
-    UsageError, InputOutputError as reading and writing do. After any of them nothing is left at `output`.
+    Raises RefusedError for a source whose stamps contradict its tensors or that the gates do not let load for a probe,
+    and NotFoundError, DamagedFileError, UsageError, InputOutputError as reading and writing do. After any of them
+    nothing is left at `output`.
     """
     source = Path(source)
     output = default_output(source) if output is None else Path(output)
     check_output(source, output, force=force)
     with open_checkpoint(source) as opened:
+        check_convertible(opened)
         checkpoint = opened if config_path is None else _with_config(opened, config_path)
         options = RoadOptions(
-            allowed_gates=allowed_gates or {}, retry_command=f"apr import {{path}} -o {shlex.quote(str(output))}"
+            allowed_gates=allowed_gates or {},
+            may_use_zoo=with_probe,
+            retry_command=f"apr import {{path}} -o {shlex.quote(str(output))}",
         )
         examination = examine_opened(checkpoint, options)
         findings = refuse_lies(examination)
+        probe = probe_of(examination) if with_probe else checkpoint.recorded.probe
         meter = Meter(report, checkpoint.size_bytes, PASSES)
-        return _write(checkpoint, examination, output, findings, meter)
+        return _write(checkpoint, examination, output, findings, meter, probe)
 
 
 def default_output(source: Path) -> Path:
@@ -105,12 +118,18 @@ def default_output(source: Path) -> Path:
 
 
 def _write(
-    checkpoint: Checkpoint, examination: Examination, output: Path, findings: tuple[Finding, ...], meter: Meter
+    checkpoint: Checkpoint,
+    examination: Examination,
+    output: Path,
+    findings: tuple[Finding, ...],
+    meter: Meter,
+    probe: Probe | None,
 ) -> ImportResult:
     _check_names(checkpoint)
     expected = intact_tensors(checkpoint, meter)
-    recorded = replace(
-        checkpoint.recorded,
+    recorded = checkpoint.recorded._replace(
+        probe=probe,
+        config_facts=checkpoint.recorded.config_facts or config_facts(checkpoint.config or {}),
         tensor_digests={name: tensor.blake3_hex for name, tensor in expected.items()},
         weights_digest=digest_of(expected, examination),
         provenance={},
@@ -118,16 +137,17 @@ def _write(
     overrides = dict(examination.options.allowed_gates)
     if overrides:
         entry = history_entry("import", (), overrides=overrides)
-        recorded = replace(recorded, history=(*recorded.history, entry))
+        recorded = recorded._replace(history=(*recorded.history, entry))
     tokenizer_files = checkpoint.tokenizer_files()
     with published(output) as beside:
         write_apr2(
             beside,
             metadata=_metadata(checkpoint, recorded, tokenizer_files, output.stem),
             tensors=[*map(meter.copy_of, checkpoint.tensors.values()), *tokenizer_tensors(tokenizer_files)],
+            metadata_slack_bytes=STAMP_SLACK_BYTES,
         )
         with check_written(beside, expected, invariant=BYTES_ID, meter=meter) as written:
-            check_same_model(checkpoint, written, checkpoint.config)
+            check_same_model(replace(checkpoint, recorded=recorded), written, checkpoint.config)
             verdict = examination.facts.verdict
             claimed = verdict.claim.architecture if verdict is not None else None
             return ImportResult(
@@ -138,6 +158,7 @@ def _write(
                 architecture=None if claimed is None else claimed.class_name,
                 stamps=written.stamps,
                 weights_digest=str(recorded.weights_digest),
+                probe_loss=None if probe is None else probe.loss,
                 ledger=tuple(LedgerLine(name, Fate.COPIED) for name in checkpoint.tensors),
                 findings=findings,
                 notes=_notes(checkpoint),

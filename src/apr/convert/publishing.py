@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
+from apr.storage import operations
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
@@ -82,6 +83,19 @@ def published(target: Path) -> Iterator[Path]:
 
 def _rename(beside: Path, target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
+        _exchange(beside, target)
+    else:
+        if target.is_file():
+            beside.chmod(stat.S_IMODE(target.stat().st_mode))
+        beside.replace(target)
+    operations.sync_directory(target.parent)
+
+
+def _exchange(beside: Path, target: Path) -> None:
+    """Directories change places in one step, where the system can; the old one is removed as what stands beside."""
+    try:
+        operations.exchange(beside, target)
+    except operations.NotOfferedError:
         retired = beside.with_suffix(".old")
         target.rename(retired)
         try:
@@ -90,20 +104,6 @@ def _rename(beside: Path, target: Path) -> None:
             retired.rename(target)
             raise
         _remove(retired)
-    else:
-        if target.is_file():
-            beside.chmod(stat.S_IMODE(target.stat().st_mode))
-        beside.replace(target)
-    sync_directory(target.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -9,12 +9,14 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from apr.formats.dtypes import DType
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.storage.digests import NOTHING_READ, StoredSums
 from apr.storage.reading import HeldDirectory, SourceFile
+
+TOKENIZER_NOT_FETCHED = "the tokenizer is not fetched over the network; download the model to have it checked"
 
 
 class ChecksumVerifier(Protocol):
@@ -34,6 +36,8 @@ class Format(StrEnum):
     APR2 = "apr2"
     SAFETENSORS = "safetensors"
     HF_DIRECTORY = "hf"
+    PEFT_ADAPTER = "peft"
+    GGUF = "gguf"
 
 
 class StampKey(StrEnum):
@@ -44,10 +48,10 @@ class StampKey(StrEnum):
     APR_HF_MODEL_TYPE = "hf_model_type"
     CONFIG_ARCHITECTURES = "architectures[0]"
     CONFIG_MODEL_TYPE = "model_type"
+    GGUF_ARCHITECTURE = "general.architecture"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """One thing a file says of its own identity. `place` names it to the user, as `config.json: model_type`."""
 
     key: StampKey
@@ -55,8 +59,7 @@ class Stamp:
     place: str
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One stored tensor: `offset_bytes` counts from the start of `file`; dims row-major, `[out, in]` for a linear.
 
     `size_bytes` 0 with a non-empty shape is the zero-byte tied head of APR files in circulation (`is_placeholder`).
@@ -86,8 +89,7 @@ class TensorEntry:
         return self.file.stream(self.offset_bytes, self.size_bytes, chunk_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class IntegrityProblem:
+class IntegrityProblem(NamedTuple):
     """A contradiction between a file's structure and its bytes that did not stop the header from being read.
 
     is_harmless: no loader goes by it (a stale total size in an index), so it is worth a note and no refusal.
@@ -105,13 +107,13 @@ class Checkpoint:
     """A checkpoint opened for reading: facts from headers, and the open files its tensors are read from.
 
     config: the full recorded Hugging Face config (`config.json`, or the one embedded in an `.apr`), None when the
-    file records none. `config_place` names it to the user. typed: the dimensions and constants of APR metadata
-    under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
-    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`), as read. weight_metadata: of a
-    directory, file name to the `__metadata__` of that weight file, where it has some.
+    file records none. `config_place` names it to the user. typed: the dimensions and constants of APR metadata or GGUF
+    keys under their Hugging Face names (`num_hidden_layers`, `rope_theta`, ...), empty for other formats.
+    metadata: the container's own metadata (APR JSON, safetensors `__metadata__`, GGUF keys), as read. weight_metadata:
+    of a directory, file name to the `__metadata__` of that weight file, where it has some.
     tokenizer_files: loader of the lossless tokenizer files (name to bytes); empty mapping when none are recorded.
     count_tokenizer_rows: makes `tokenizer_vocabulary_size`, which is read when it is first asked for, as a tokenizer
-    of 150,000 tokens takes longer to parse than all headers.
+    of 150,000 tokens takes longer to parse than all headers. tokenizer_note: why it is not read, where one may be.
     problems: structural contradictions found while reading headers (INV-FILE-INTEGRITY-001).
     The files stay open until `close`, so what was checked is what is loaded, also when the path is replaced.
     directory: held with them when the checkpoint is a directory.
@@ -131,6 +133,7 @@ class Checkpoint:
     recorded: Recorded = NOTHING_RECORDED
     tokenizer_files: Callable[[], Mapping[str, bytes]] = lambda: MappingProxyType({})
     count_tokenizer_rows: Callable[[], int | None] = lambda: None
+    tokenizer_note: str | None = None
     problems: tuple[IntegrityProblem, ...] = ()
     verify_checksums: ChecksumVerifier = nothing_to_verify
     directory: HeldDirectory | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apr.formats.damage import damaged
-from apr.storage.reading import SourceFile
+from apr.storage.reading import HeldDirectory, SourceFile
 
 _FLOAT_TAG = "__float__"
 _TAGGED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -70,12 +70,26 @@ def read_object(path: Path, longest_bytes: int) -> dict[str, Any]:
 
 def read_bounded(path: Path, longest_bytes: int) -> bytes:
     """All bytes of a small side file; a larger one is refused before it is read."""
-    file = SourceFile(path)
+    return _all_bytes(SourceFile(path), longest_bytes)
+
+
+def read_object_in(directory: HeldDirectory, name: str, longest_bytes: int) -> dict[str, Any]:
+    """As `read_object`, of the file `name` in an open directory."""
+    data = read_bounded_in(directory, name, longest_bytes)
+    return parse_object(data, path=directory.path / name, takes_python_constants=True)
+
+
+def read_bounded_in(directory: HeldDirectory, name: str, longest_bytes: int) -> bytes:
+    """As `read_bounded`, of the file `name` in an open directory."""
+    return _all_bytes(directory.open(name), longest_bytes)
+
+
+def _all_bytes(file: SourceFile, longest_bytes: int) -> bytes:
     try:
         if file.size_bytes > longest_bytes:
             raise damaged(
                 "the file is larger than its kind ever is",
-                path=path,
+                path=file.path,
                 expected=f"at most {longest_bytes} bytes",
                 found=f"{file.size_bytes} bytes",
             )

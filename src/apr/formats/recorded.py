@@ -7,9 +7,8 @@ a chain of custody survives conversion.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import DamagedFileError
 
@@ -17,9 +16,10 @@ RECORDED_SCHEMA = "apr.recorded/1"
 RECORDED_METADATA_KEY = "apr_recorded"
 RECORDED_FILE_NAME = "apr.json"
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+
+class Probe(NamedTuple):
     """A fixed token batch with the behaviour the saved model showed on it.
 
     tokens: rows of equal length. loss: mean next-token cross-entropy in nats. top_ids, top_logits: for each row, the
@@ -34,8 +34,7 @@ class Probe:
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRecord:
+class TrainingRecord(NamedTuple):
     """What the run that wrote a checkpoint measured and used; None where it was not measured.
 
     validation_loss: nats per token on the validation set named by `validation_set_hash`. parent_digest: weights
@@ -56,11 +55,10 @@ class TrainingRecord:
     sequence_length: int | None = None
     device: str | None = None
     dtype: str | None = None
-    versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    versions: Mapping[str, str] = _NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """Everything `apr` recorded in a checkpoint; each part is None or empty when it was not recorded.
 
     tensor_digests: stored name to blake3 hex of the stored bytes. history: stamp changes, oldest first. provenance:
@@ -70,11 +68,11 @@ class Recorded:
 
     training: TrainingRecord | None = None
     probe: Probe | None = None
-    tensor_digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tensor_digests: Mapping[str, str] = _NOTHING
     weights_digest: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
-    provenance: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    config_facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    provenance: Mapping[str, str] = _NOTHING
+    config_facts: Mapping[str, Any] = _NOTHING
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -128,7 +126,7 @@ def recorded_from_json(document: object, *, where: str) -> Recorded:
 def _training_from_json(document: object, where: str) -> TrainingRecord:
     if not isinstance(document, dict):
         raise _damaged(where, "a JSON object", type(document).__name__)
-    known = {each.name for each in fields(TrainingRecord)}
+    known = set(TrainingRecord._fields)
     unknown = sorted(set(document) - known)
     if unknown:
         raise _damaged(where, f"keys among {sorted(known)}", f"unknown keys {unknown}")
@@ -169,7 +167,7 @@ def _probe_from_json(document: object, where: str) -> Probe:
 
 
 def _plain(part: TrainingRecord | Probe) -> dict[str, Any]:
-    return {each.name: _plain_value(getattr(part, each.name)) for each in fields(part)}
+    return {name: _plain_value(value) for name, value in part._asdict().items()}
 
 
 def _plain_value(value: Any) -> Any:

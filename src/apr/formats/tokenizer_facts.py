@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 # Files that make up a Hugging Face tokenizer; the order is the one they are listed in.
 TOKENIZER_FILE_NAMES = (
@@ -34,8 +33,7 @@ def is_plain_file_name(name: str) -> bool:
     return _PLAIN_NAME.fullmatch(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
+class Vocabulary(NamedTuple):
     """Tokens by id, gaps and added tokens included. merges: `left right` lines, empty when there are none."""
 
     ids: Mapping[int, str]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 COPY_CHUNK_BYTES = 4 << 20
 
+STAMP_SLACK_BYTES = 4096
+"""Room that a producer keeps behind the metadata of a new file, so that its first stamps move nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorToWrite:

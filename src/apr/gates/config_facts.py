@@ -24,7 +24,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"{name} is recorded nowhere, and no tensor shows it",
             expected=f"{name} of {config.architecture} in the checkpoint's metadata or config",
             found="absent",
-            remedy=f"apr stamp {facts.path} --set {name}=VALUE -o OUT, with the value the model was trained with",
+            remedy=f"apr stamp {facts.local_path} --set {name}=VALUE -o OUT, with the value the model was trained with",
         )
     for conflict in config.conflicts:
         yield Finding(
@@ -42,7 +42,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"the config is not the one the weights were saved with: {line}",
             expected="the value pinned in the checkpoint's record",
             found=line,
-            remedy=f"restore the value, or, if it is meant: apr stamp {facts.path} --set NAME=VALUE -o OUT",
+            remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
         )
     if not config.missing and not config.conflicts and not drifted:
         defaulted = sorted(name for name, origin in config.origins.items() if origin is Origin.CLASS_DEFAULT)

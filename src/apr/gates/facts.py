@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.errors import AprError
 from apr.formats.base import Checkpoint, IntegrityProblem
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from apr.loading.probe import ProbeReplay
     from apr.loading.receipt import Receipt
     from apr.loading.values import TensorFacts
+    from apr.storage.remote.address import Download
 
 
 class Stage(StrEnum):
@@ -33,8 +33,7 @@ class Stage(StrEnum):
     SAVED = "saved"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerFacts:
+class TokenizerFacts(NamedTuple):
     """The tokenizer a run will use. output_hash: of its ids on a fixed text, None when it was not computed."""
 
     place: str
@@ -42,8 +41,7 @@ class TokenizerFacts:
     output_hash: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Step0:
+class Step0(NamedTuple):
     """The evaluation before the first update. tolerance_relative: allowed for an equal validation set."""
 
     loss: float
@@ -52,16 +50,14 @@ class Step0:
     tolerance_relative: float
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(NamedTuple):
     """What optimizer and schedule hold before the first update: tensors of state, and steps already counted."""
 
     optimizer_state_count: int
     schedule_step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a run meant to write: identity, config and the digest of every resident tensor, by on-disk name."""
 
     architecture: Architecture
@@ -69,13 +65,14 @@ class Written:
     resident_digests: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class InitFacts:
+class InitFacts(NamedTuple):
     """Everything known about one intended start; None means that stage has not been reached (or could not be).
 
-    run_kind: what the run trains, None where nobody speaks of a run. opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
-    there is no load plan. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
-    allow_words: how this caller lets one tensor through, with `{name}` for the tensor.
+    run_kind: what the run trains, None where nobody speaks of a run. opening_error: why no checkpoint could be opened.
+    config_error: why no config could be resolved. plan_note: why there is no load plan. retry_command: the command
+    line to run after a repair, with `{path}` for the checkpoint. allow_words: how this caller lets one tensor through,
+    with `{name}` for the tensor. download: how a checkpoint on another machine comes to this one, None for one that is
+    here.
     """
 
     path: Path
@@ -101,11 +98,16 @@ class InitFacts:
     written: Written | None = None
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
-    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    allowed_tensors: Mapping[str, str] = MappingProxyType({})
+    download: Download | None = None
+
+    @property
+    def local_path(self) -> Path:
+        """The path for commands that the user is to run: of the checkpoint, once it is on this machine."""
+        return self.path if self.download is None else self.download.local
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(NamedTuple):
     """One invariant: its public id, when it can speak, and what it says of the facts (at least one finding)."""
 
     id: str

@@ -27,7 +27,7 @@ def _check_headers(facts: InitFacts) -> Iterable[Finding]:
         if problem.is_harmless:
             yield Finding(ID, Status.PASS, f"noted, and harmless: {message}", problem.expected, problem.found)
         else:
-            remedy = REMEDY.format(path=facts.path)
+            remedy = REMEDY.format(path=facts.local_path)
             yield Finding(ID, Status.REFUSE, message, problem.expected, problem.found, remedy)
     if not facts.checkpoint.contradictions:
         yield Finding(ID, Status.PASS, f"{len(facts.checkpoint.tensors)} tensors lie inside the file without overlap")
@@ -39,7 +39,7 @@ def _check_bytes(facts: InitFacts) -> Iterable[Finding]:
     elif facts.checksum_problems:
         for problem in facts.checksum_problems:
             message = f"{problem.what} ({problem.where})"
-            remedy = REMEDY.format(path=facts.path)
+            remedy = REMEDY.format(path=facts.local_path)
             yield Finding(ID, Status.REFUSE, message, problem.expected, problem.found, remedy)
     else:
         yield Finding(ID, Status.PASS, "every checksum the file carries is right")

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
 from apr.formats.base import Checkpoint, Stamp, StampKey
@@ -22,10 +22,10 @@ from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
 from apr.identity.atlas import load_atlas
-from apr.identity.renaming import prefix_to_add
 from apr.identity.config import resolve_config
 from apr.identity.evidence import model_tensors
-from apr.identity.types import Architecture, Kind, Verdict
+from apr.identity.renaming import prefix_to_add
+from apr.identity.types import Architecture, Kind, Naming, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
 from apr.loading.scales import without_scales
@@ -36,32 +36,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from apr.loading.receipt import Receipt
+    from apr.storage.remote.address import Download
 
 
-@dataclass(frozen=True)
-class RoadOptions:
+_NO_REASONS: Mapping[str, str] = MappingProxyType({})
+
+
+class RoadOptions(NamedTuple):
     """How to walk: what the run needs, and what the user knowingly allows.
 
-    run_kind: what the run trains, None to ask of no run in particular. dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
-    atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
+    run_kind: what the run trains, None to ask of no run in particular. dtype: of the resident parameters, None for the
+    file's own. may_use_zoo: whether torch may be imported when the atlas cannot tell a class's tensors exactly.
+    allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
-    place of every stamp ("what if it were loaded as ...").
+    place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
+    one, which remedies then begin with.
     """
 
     run_kind: Kind | None = Kind.DECODER
     dtype: DType | None = None
     may_use_zoo: bool = False
     tokenizer: TokenizerFacts | None = None
-    allowed_tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    allowed_gates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    allowed_tensors: Mapping[str, str] = _NO_REASONS
+    allowed_gates: Mapping[str, str] = _NO_REASONS
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     load_as: str | None = None
+    download: Download | None = None
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(NamedTuple):
     """Where a walk stands: the facts so far and every finding so far, in order."""
 
     facts: InitFacts
@@ -81,8 +86,7 @@ class Examination:
             self.facts.checkpoint.close()
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(NamedTuple):
     """A resident model with the proof of what is in it."""
 
     model: PreTrainedModel
@@ -90,13 +94,18 @@ class LoadedModel:
     examination: Examination
 
 
-def examine(path: Path, options: RoadOptions | None = None) -> Examination:
-    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint."""
+def examine(
+    path: Path, options: RoadOptions | None = None, *, opening: Callable[[Path], Checkpoint] = open_checkpoint
+) -> Examination:
+    """Headers only: open, identify, plan, and let every header gate speak. Raises nothing for a bad checkpoint.
+
+    opening: what opens `path`, where that is an address.
+    """
     options = options or RoadOptions()
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = opening(path)
     except AprError as error:
-        facts = replace(_facts(path, options), opening_error=error, plan_note="there is no header to plan from")
+        facts = _facts(path, options)._replace(opening_error=error, plan_note="there is no header to plan from")
         return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
     return examine_opened(checkpoint, options)
 
@@ -107,7 +116,7 @@ def examine_opened(checkpoint: Checkpoint, options: RoadOptions | None = None) -
     if options.load_as is not None:
         stamp = Stamp(StampKey.APR_HF_ARCHITECTURE, options.load_as, "--as")
         checkpoint = replace(checkpoint, stamps=(stamp,))
-    facts = _identify(replace(_facts(checkpoint.path, options), checkpoint=checkpoint), checkpoint, options)
+    facts = _identify(_facts(checkpoint.path, options)._replace(checkpoint=checkpoint), checkpoint, options)
     return Examination(facts, run_stage(Stage.HEADERS, facts, options.allowed_gates), options)
 
 
@@ -120,6 +129,7 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
         allowed_tensors=options.allowed_tensors,
         retry_command=options.retry_command,
         allow_words=options.allow_words,
+        download=options.download,
     )
 
 
@@ -127,14 +137,14 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     # What the user declared tensor by tensor, and scales of 8-bit weights, say nothing about the architecture.
     unscaled = _without(without_scales(checkpoint), options.allowed_tensors)
     verdict = give_verdict(unscaled)
-    facts = replace(facts, verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
+    facts = facts._replace(verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
     if verdict.claim.unknown and options.may_use_zoo:
         answer = ask_zoo(unscaled, verdict)
         if answer is not None:
             return _planned_by_zoo(facts, checkpoint, options, answer)
     architecture = architecture_to_load(verdict)
     if architecture is None:
-        return replace(facts, plan_note="no architecture is claimed that is known, so there is nothing to plan for")
+        return facts._replace(plan_note="no architecture is claimed that is known, so there is nothing to plan for")
     try:
         config = resolve_config(unscaled, architecture)
         target = make_target(checkpoint, architecture, config)
@@ -142,13 +152,15 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
             refuse_absurd_counts(config.values, checkpoint)
             target = make_target_on_meta(architecture, config)
     except AprError as error:
-        return replace(facts, config_error=error, plan_note="the config does not describe a model")
+        return facts._replace(config_error=error, plan_note="the config does not describe a model")
     if target is None:
         note = f"the atlas does not describe {architecture} exactly; a run builds the class itself to plan"
-        return replace(facts, config=config, plan_note=note)
-    prefix = prefix_to_add(load_atlas().entry(architecture), model_tensors(unscaled))
+        return facts._replace(config=config, plan_note=note)
+    prefix = ""
+    if architecture.naming is Naming.HUGGING_FACE:
+        prefix = prefix_to_add(load_atlas().entry(architecture), model_tensors(unscaled))
     plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, prefix=prefix)
-    return replace(facts, config=config, plan=plan)
+    return facts._replace(config=config, plan=plan)
 
 
 def _without(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
@@ -159,11 +171,11 @@ def _without(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
 
 
 def _planned_by_zoo(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions, answer: ZooAnswer) -> InitFacts:
-    facts = replace(facts, verdict=answer.verdict, config=answer.config, config_error=answer.error)
+    facts = facts._replace(verdict=answer.verdict, config=answer.config, config_error=answer.error)
     if answer.target is None:
-        return replace(facts, plan_note="the config does not describe a model that the zoo can build")
+        return facts._replace(plan_note="the config does not describe a model that the zoo can build")
     plan = make_plan(checkpoint, answer.target, dtype=options.dtype, allowed=options.allowed_tensors)
-    return replace(facts, plan=plan)
+    return facts._replace(plan=plan)
 
 
 def architecture_to_load(verdict: Verdict) -> Architecture | None:
@@ -203,9 +215,9 @@ def deepen(examination: Examination) -> Examination:
         finding = Finding(
             "INV-FILE-INTEGRITY-001", Status.REFUSE, f"{error.what} ({error.where})", error.expected, error.found
         )
-        return replace(examination, findings=(*examination.findings, finding))
+        return examination._replace(findings=(*examination.findings, finding))
     digest = weights_digest(values[name].digest for name in counted_names(facts.checkpoint, facts.plan))
-    facts = replace(facts, values=values, checksum_problems=problems, source_digest=digest)
+    facts = facts._replace(values=values, checksum_problems=problems, source_digest=digest)
     return _advance(examination, facts, Stage.VALUES)
 
 
@@ -243,14 +255,14 @@ def try_load(
     try:
         refuse_unexplained_buffers(facts.plan, facts.checkpoint)
     except DamagedFileError as error:
-        return None, replace(examination, findings=(*examination.findings, refusal(error.invariant or "", error)))
+        return None, examination._replace(findings=(*examination.findings, refusal(error.invariant or "", error)))
     materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
     digests = {name: seen.blake3_hex for name, seen in facts.values.items()}
     check_unchanged_since(materialised.loaded, digests, facts.path)
     model = materialised.model.to(device)
     receipt = write_receipt(facts.checkpoint, facts.plan, materialised.loaded, model)
     probe, note = _replay(facts.checkpoint, model)
-    facts = replace(facts, receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
+    facts = facts._replace(receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
     return model, _advance(examination, facts, Stage.RESIDENT)
 
 
@@ -264,7 +276,7 @@ def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | 
 
 def check_step0(examination: Examination, step0: Step0, fresh: Fresh) -> Examination:
     """The examination with the step-0 gates: the loss continues, optimizer and schedule start fresh."""
-    return _advance(examination, replace(examination.facts, step0=step0, fresh=fresh), Stage.STEP_0)
+    return _advance(examination, examination.facts._replace(step0=step0, fresh=fresh), Stage.STEP_0)
 
 
 def check_saved(path: Path, written: Written) -> Examination:
@@ -274,7 +286,7 @@ def check_saved(path: Path, written: Written) -> Examination:
     """
     examination = deepen(examine(path, RoadOptions(may_use_zoo=True)))
     try:
-        return _advance(examination, replace(examination.facts, written=written), Stage.SAVED)
+        return _advance(examination, examination.facts._replace(written=written), Stage.SAVED)
     finally:
         examination.close()
 
@@ -307,4 +319,4 @@ def refuse_unless_accepted(examination: Examination) -> None:
 
 def _advance(examination: Examination, facts: InitFacts, stage: Stage) -> Examination:
     findings = run_stage(stage, facts, examination.options.allowed_gates)
-    return replace(examination, facts=facts, findings=(*examination.findings, *findings))
+    return examination._replace(facts=facts, findings=(*examination.findings, *findings))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from apr.errors import UsageError
 from apr.gates.facts import Gate, InitFacts, Stage
@@ -22,8 +22,22 @@ def run_stage(
     findings: list[Finding] = []
     for gate in gates:
         if gate.stage is stage:
-            findings.extend(_overridden(finding, allowed_gates) for finding in gate.check(facts))
+            findings.extend(_overridden(finding, allowed_gates) for finding in _spoken(gate, facts))
     return tuple(findings)
+
+
+def _spoken(gate: Gate, facts: InitFacts) -> Iterator[Finding]:
+    """What `gate` finds; a remedy for a checkpoint on another machine begins with bringing it to this one."""
+    for finding in gate.check(facts):
+        remedy, download = finding.remedy, facts.download
+        if download is not None and remedy is not None and _names(remedy, str(download.local)):
+            yield finding._replace(remedy=f"{download.command}\n{remedy}")
+        else:
+            yield finding
+
+
+def _names(text: str, path: str) -> bool:
+    return re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", text) is not None
 
 
 def check_overrides(allowed_gates: Mapping[str, str]) -> None:
@@ -46,4 +60,4 @@ def _overridden(finding: Finding, allowed_gates: Mapping[str, str]) -> Finding:
     if reason is None or finding.status is not Status.REFUSE:
         return finding
     message = f"let through by the user ({reason}); would have refused: {finding.message}"
-    return replace(finding, status=Status.UNCHECKED, message=message)
+    return finding._replace(status=Status.UNCHECKED, message=message)

@@ -16,7 +16,9 @@ def _check_fits(facts: InitFacts) -> Iterable[Finding]:
     rows = vocabulary_size(facts)
     sizes = _tokenizer_sizes(facts)
     if rows is None or not sizes:
-        reason = "the model's vocabulary is not known" if rows is None else "no tokenizer is recorded or given"
+        note = facts.checkpoint.tokenizer_note if facts.checkpoint is not None else None
+        unread = note or "no tokenizer is recorded or given"
+        reason = "the model's vocabulary is not known" if rows is None else unread
         yield Finding(FITS_ID, Status.UNCHECKED, reason)
         return
     for place, size in sizes:
@@ -57,7 +59,8 @@ def _check_same(facts: InitFacts) -> Iterable[Finding]:
             "the tokenizer turns text into other ids than the one the weights were trained with",
             expected=f"output hash {recorded}",
             found=f"output hash {given.output_hash} ({given.place})",
-            remedy=f"apr export {facts.path} --format hf -o DIR, then encode the corpus with the tokenizer in DIR",
+            remedy=f"apr export {facts.local_path} --format hf -o DIR, "
+            "then encode the corpus with the tokenizer in DIR",
         )
 
 

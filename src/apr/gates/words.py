@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from apr.gates.facts import InitFacts
@@ -24,6 +24,11 @@ def folded(names: tuple[str, ...]) -> str:
     if len(groups) > MOST_NAMES_SHOWN:
         shown.append(f"and {len(groups) - MOST_NAMES_SHOWN} more groups")
     return ", ".join(shown)
+
+
+def settings(names: Iterable[str], values: Mapping[str, object]) -> str:
+    """`name = value; ...` for the fields of a config that are talked about; None for one that is not there."""
+    return "; ".join(f"{name} = {values.get(name)!r}" for name in names)
 
 
 def account(plan: LoadPlan) -> str:
@@ -57,14 +62,16 @@ def uniform_guess(facts: InitFacts) -> str:
 
 def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     """The two lines that repair a false stamp and start again."""
-    repaired = repaired_path(facts.path, architecture)
+    path = facts.local_path
+    is_file = path.is_file() if facts.download is None else facts.download.is_file
+    repaired = repaired_path(path, architecture, is_file)
     retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
-    return f"{stamp_recipe(facts.path, architecture, repaired)}\n{retry}"
+    return f"{stamp_recipe(path, architecture, repaired)}\n{retry}"
 
 
-def repaired_path(path: Path, architecture: Architecture) -> Path:
+def repaired_path(path: Path, architecture: Architecture, is_file: bool) -> Path:
     """Where the recipe puts the repaired copy: beside the original, named for what it is."""
-    return path.with_name(f"{path.stem if path.is_file() else path.name}.{architecture.model_type}{path.suffix}")
+    return path.with_name(f"{path.stem if is_file else path.name}.{architecture.model_type}{path.suffix}")
 
 
 def wrapping(facts: InitFacts) -> str:

@@ -22,7 +22,7 @@ from apr.identity.entries import (
     resolve_fields,
 )
 from apr.identity.packed import DataFile
-from apr.identity.types import Architecture, ExpectedTensor, Kind
+from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
 
 DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
 
@@ -38,7 +38,13 @@ class Atlas:
     @cached_property
     def architectures(self) -> tuple[Architecture, ...]:
         """The closed vocabulary, in the order of the data."""
-        return tuple(Architecture(row[0], row[1], Kind(row[2])) for row in self._head["index"])
+        naming = Naming(self._head.get("naming", "hf"))
+        return tuple(Architecture(row[0], row[1], Kind(row[2]), naming) for row in self._head["index"])
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """The first line of the data: the index, and what is known beside the tensors."""
+        return self._head
 
     @property
     def source(self) -> str:
@@ -102,7 +108,12 @@ class Atlas:
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
     """The shipped atlas, read once for each process."""
-    return Atlas(DataFile(DATA_FILE.read_bytes()))
+    return read_atlas(DATA_FILE)
+
+
+def read_atlas(path: Path) -> Atlas:
+    """The atlas in the shipped file `path`."""
+    return Atlas(DataFile(path.read_bytes()))
 
 
 def expected_tensors(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from apr.identity.atlas import Atlas
+from apr.identity.entries import Entry
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames
 
@@ -13,7 +16,9 @@ CANONICAL = (
 """Model types that a group of name twins is named after, best known first."""
 
 
-def explaining_entries(atlas: Atlas, names: FileNames) -> tuple[list[Account], list[tuple[int, int]]]:
+def explaining_entries(
+    atlas: Atlas, names: FileNames, match: Callable[[Entry, FileNames], Account] = match
+) -> tuple[list[Account], list[tuple[int, int]]]:
     """Accounts of the entries that explain everything, and the others as (distance in name patterns, place).
 
     Entries that the atlas only names are left out: nothing is known of their tensors.

@@ -13,6 +13,7 @@ from itertools import combinations
 
 from apr.formats.base import Checkpoint, Stamp
 from apr.identity.atlas import load_atlas
+from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.types import Architecture, Claim
 
 PLACEHOLDERS = frozenset(
@@ -63,13 +64,17 @@ def normalise(text: str) -> str:
 
 
 def read_claim(checkpoint: Checkpoint) -> Claim:
-    """What the stamps of `checkpoint` say, each read into the vocabulary, with every contradiction among them."""
+    """What the stamps of `checkpoint` say, each read into the vocabulary, with every contradiction among them.
+
+    The vocabulary of a GGUF file is that of `general.architecture`.
+    """
+    in_gguf = has_gguf_names(checkpoint)
     readings: list[tuple[Stamp, tuple[Architecture, ...]]] = []
     unknown: list[Stamp] = []
     for stamp in checkpoint.stamps:
         if normalise(stamp.value) in PLACEHOLDERS:
             continue
-        meanings = read_stamp(stamp.value)
+        meanings = _gguf_meanings(stamp.value) if in_gguf else read_stamp(stamp.value)
         if meanings:
             readings.append((stamp, meanings))
         else:
@@ -86,6 +91,12 @@ def read_stamp(value: str) -> tuple[Architecture, ...]:
     vocabulary = _vocabulary()
     word = normalise(value)
     return vocabulary.get(word) or vocabulary.get(normalise(OTHER_SPELLINGS.get(word, "")), ())
+
+
+def _gguf_meanings(value: str) -> tuple[Architecture, ...]:
+    from apr.identity.gguf_evidence import read_gguf_stamp
+
+    return read_gguf_stamp(normalise(value))
 
 
 def claimed_architectures(claim: Claim) -> tuple[Architecture, ...]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
-from apr.identity.renaming import as_the_class_names_them
 from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import match
+from apr.identity.renaming import as_the_class_names_them
 from apr.identity.typed_config import Draft, resolve_typed, typed_name
-from apr.identity.types import Architecture, Origin, ResolvedConfig
+from apr.identity.types import Architecture, Naming, Origin, ResolvedConfig
 
 _OF_THE_FILE = frozenset({"architectures", "model_type", "auto_map", "transformers_version", "_name_or_path"})
 """Keys of a config that describe the file, not the model; the asked architecture takes their place."""
@@ -27,8 +27,13 @@ def resolve_config(checkpoint: Checkpoint, architecture: Architecture) -> Resolv
     typed metadata alone, facts that no tensor shows and nobody recorded are `missing`. Recorded facts that
     contradict each other or the tensors are `conflicts`. Raises UnevaluableError for values that cannot be used.
     """
-    entry = load_atlas().entry(architecture)
-    draft = resolve_typed(checkpoint, entry) if checkpoint.config is None else _resolve_recorded(checkpoint, entry)
+    if architecture.naming is Naming.GGUF:
+        from apr.identity.gguf_config import resolve_gguf
+
+        draft = resolve_gguf(checkpoint, architecture)
+    else:
+        entry = load_atlas().entry(architecture)
+        draft = resolve_typed(checkpoint, entry) if checkpoint.config is None else _resolve_recorded(checkpoint, entry)
     return ResolvedConfig(
         architecture=architecture,
         values=MappingProxyType({**draft.values, "model_type": architecture.model_type}),

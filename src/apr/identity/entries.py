@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.identity.shapes import UnevaluableError, checked_integer, evaluate, fields_of
-from apr.identity.types import Architecture, ExpectedTensor, Kind
+from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
+
+ANY_SIZE = "?"
+"""A dimension that differs from layer to layer, or that no field gives; only GGUF templates have it."""
 
 MOST_TENSORS = 100_000
 """No checkpoint in circulation holds as many tensors; a config that asks for more is hostile or broken."""
@@ -37,14 +39,14 @@ class UndecidedError(UnevaluableError):
     """The config leaves out a list that the config class would make by rules the atlas does not hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A family of tensors: `pattern` has one `{name}` for each loop `(name, extent expression)`.
 
     dims: expressions. when: the condition on config fields under which the tensors exist. where: on which layers.
     tied_to: the tensor whose bytes it shares. is_optional: a buffer that older versions saved; may be absent or present
     in any shape without changing the model.
     is_loose: only the name is known (every number written `#`), neither shape nor extent.
+    bundle: optional tensors that come together, in all layers they belong to, or not at all.
     """
 
     pattern: str
@@ -55,10 +57,10 @@ class Template:
     tied_to: str | None = None
     is_optional: bool = False
     is_loose: bool = False
+    bundle: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One architecture of the atlas.
 
     is_exact: symbolic evaluation reproduced the real model on random configs. defaults: what the config class gives
@@ -89,7 +91,9 @@ def entry_from_json(document: Mapping[str, Any]) -> Entry:
     """The entry as `tools/build_atlas.py` wrote it."""
     templates = tuple(_template_from_json(row) for row in document["tensors"])
     return Entry(
-        architecture=Architecture(document["class"], document["model_type"], Kind(document["kind"])),
+        architecture=Architecture(
+            document["class"], document["model_type"], Kind(document["kind"]), Naming(document.get("naming", "hf"))
+        ),
         is_exact=document["exact"],
         defaults=document["defaults"],
         aliases=document["aliases"],
@@ -99,7 +103,7 @@ def entry_from_json(document: Mapping[str, Any]) -> Entry:
         rope=document["rope"],
         templates=templates,
         positive_sizes=_positive_sizes(templates),
-        texts=document["texts"],
+        texts=document.get("texts", {}),
         labels=document.get("labels", USUAL_LABELS),
     )
 
@@ -108,7 +112,7 @@ def _positive_sizes(templates: Iterable[Template]) -> frozenset[str]:
     sizes: set[str] = set()
     switches: set[str] = set()
     for template in templates:
-        for expression in {*template.dims, *(extent for _, extent in template.loops)}:
+        for expression in {*template.dims, *(extent for _, extent in template.loops)} - {ANY_SIZE}:
             sizes |= fields_of(expression)
         switches |= {name.removesuffix("==0") for terms in template.when for name, _ in terms if name.endswith("==0")}
     return frozenset(sizes - switches)
@@ -126,6 +130,7 @@ def _template_from_json(row: list[Any]) -> Template:
         tied_to=extra.get("tied"),
         is_optional=extra.get("optional", False),
         is_loose=extra.get("loose", False),
+        bundle=extra.get("bundle"),
     )
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
-from apr.identity.renaming import as_the_class_names_them, current_name
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
 from apr.identity.entries import common_word, literal_holds
-from apr.identity.folding import fold_names
+from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
+from apr.identity.reasons import reasons_for
+from apr.identity.renaming import as_the_class_names_them, current_name
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
 
@@ -27,7 +28,6 @@ TIE_FLAG = "tie_word_embeddings"
 """Whether the head is tied is seen in the file itself, whatever a class does by default."""
 
 _CLOSEST_TRIED = 3
-_GROUPS_SHOWN = 4
 
 
 def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evidence:
@@ -38,6 +38,10 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     that belong to the container, not to the model, are left out of account.
     """
     claim = claim or read_claim(checkpoint)
+    if has_gguf_names(checkpoint):
+        from apr.identity.gguf_evidence import gather_gguf_evidence
+
+        return gather_gguf_evidence(checkpoint, claim)
     names = model_tensors(checkpoint)
     atlas = load_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
@@ -49,7 +53,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     return Evidence(
         candidates=tuple(account.candidate() for account in fitting),
         runner_up=None if runner_up is None else runner_up.candidate(),
-        reasons=tuple(_reasons(names, fitting, runner_up)),
+        reasons=tuple(reasons_for(names, fitting, runner_up, lambda: describe_wrapping(names))),
     )
 
 
@@ -128,58 +132,3 @@ def _runner_up(
     places = [at for _, at in near if atlas.architectures[at].model_type not in types]
     accounts = [match(atlas.entry_at(at), names) for at in places[:_CLOSEST_TRIED]]
     return min(accounts, key=lambda each: (each.leftovers, _rank(each.entry.architecture, claim, ())), default=None)
-
-
-def _reasons(names: FileNames, fitting: Sequence[Account], runner_up: Account | None) -> list[str]:
-    reasons = []
-    if fitting:
-        types = list(dict.fromkeys(account.entry.architecture.model_type for account in fitting))
-        reasons.append(f"all {len(names.shapes)} tensors are explained by {_listed(types)}")
-        by_name = sorted({account.entry.architecture.model_type for account in fitting if not account.entry.is_exact})
-        if by_name:
-            reasons.append(f"{_listed(by_name)}: by names alone, the atlas does not hold their shapes exactly")
-        reasons += [line for account in fitting if (line := _renaming(account, names))]
-    else:
-        reasons.append(f"no known architecture explains all {len(names.shapes)} tensors")
-        reasons += describe_wrapping(names)
-    if runner_up is not None:
-        reasons += _against(runner_up, fitting)
-    if names.placeholders:
-        reasons.append(
-            f"{_listed(sorted(names.placeholders))} is stored with zero bytes, which means tied to the input embedding"
-        )
-    return reasons
-
-
-def _renaming(account: Account, names: FileNames) -> str:
-    prefix = f"{account.entry.base_prefix}."
-    if not account.entry.base_prefix or any(name.startswith(prefix) for name in names.shapes):
-        return ""
-    return (
-        f"the names are those of the base model of {account.entry.architecture.class_name}, which puts `{prefix}` "
-        "before each of them and ties its head"
-    )
-
-
-def _against(runner_up: Account, fitting: Sequence[Account]) -> list[str]:
-    """Why the runner-up does not explain the file, each group of tensors with the count it stands for."""
-    name = runner_up.entry.architecture.model_type
-    known = f"known to {fitting[0].entry.architecture.model_type}, not to {name}" if fitting else f"unknown to {name}"
-    lines = [
-        f"{_count(count)} {folded} {'is' if count == 1 else 'are'} {known}"
-        for folded, count in fold_names(runner_up.unused)[:_GROUPS_SHOWN]
-    ]
-    lines += [
-        f"{name} wants {_count(count)} {folded}, which the file lacks"
-        for folded, count in fold_names(runner_up.unfilled)[:_GROUPS_SHOWN]
-    ]
-    return lines + [f"as {name}, {conflict}" for conflict in runner_up.shape_conflicts[:_GROUPS_SHOWN]]
-
-
-def _count(count: int) -> str:
-    return "1 tensor" if count == 1 else f"{count} tensors"
-
-
-def _listed(words: Sequence[str]) -> str:
-    shown = list(words[:6]) + ([f"{len(words) - 6} more"] if len(words) > 6 else [])
-    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import AprError
-from apr.identity.entries import MOST_TENSORS, Entry, Place, Template, place_holds
+from apr.identity.entries import ANY_SIZE, MOST_TENSORS, Entry, Place, Template, place_holds
 from apr.identity.folding import fold_names
 from apr.identity.names import FileNames, Numbers, find_group, make_group
 from apr.identity.settings import SeenTemplate, choose_settings, may_be_absent
@@ -20,8 +19,7 @@ from apr.identity.types import Candidate
 _CONFLICTS_SHOWN = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """One entry held against a file: leftovers on both sides by full name, and what was solved.
 
     unfilled: names the entry wants and the file lacks (a pattern with its `{layer}` where its extent is unknown).
@@ -160,6 +158,8 @@ def _equations(chosen: Sequence[SeenTemplate], names: FileNames) -> dict[str, di
         for name, shape in rows:
             if len(shape) == len(template.dims):
                 for dim, size in zip(template.dims, shape, strict=True):
+                    if dim == ANY_SIZE:
+                        continue
                     equations.setdefault(dim, {}).setdefault(size, name)
     equations |= {extent: {end: example} for extent, (end, example) in ends.items()}
     return equations
@@ -206,9 +206,9 @@ def _layers(template: Template, fields: Mapping[str, Any], count: int, chosen: S
         return {layer for layer in range(count) if place_holds(template.where, {**fields, "layer": layer})}
     except AprError:
         found = _seen_layers(chosen, template.where)
-        opposite = _opposite(template.where)
-        if any(each.template.where == opposite for each in chosen):
-            found |= set(range(count)) - _seen_layers(chosen, opposite)
+        others = opposite(template.where)
+        if any(each.template.where == others for each in chosen):
+            found |= set(range(count)) - _seen_layers(chosen, others)
         return found
 
 
@@ -221,7 +221,8 @@ _OPPOSITES = {"<": ">=", ">=": "<", "==": "!=", "!=": "==", "item": "not item", 
 _OPPOSITES |= {"holds": "lacks", "lacks": "holds"}
 
 
-def _opposite(place: Place) -> Place:
+def opposite(place: Place) -> Place:
+    """The rule of all layers that `place` leaves out."""
     if len(place) != 1:
         return (("not", "", place),)
     operator, left, right = place[0]

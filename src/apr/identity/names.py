@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 Shapes = Mapping[str, tuple[int, ...]]
 Numbers = tuple[int, ...]
@@ -33,8 +34,7 @@ class Group:
         return len(self.rows) == count
 
 
-@dataclass(frozen=True, slots=True)
-class FileNames:
+class FileNames(NamedTuple):
     """A file's tensors. shapes: those that hold bytes. placeholders: names stored with zero bytes.
 
     groups: pattern with every number written `#` to its tensors.

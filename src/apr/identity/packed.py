@@ -1,4 +1,4 @@
-"""The atlas's data file: gzip members, the first for the index, one for each model type, read when they are needed.
+"""An atlas's data file: gzip members, the first for the index, one for each model type, read when they are needed.
 
 Written by `tools/atlas_packing.py`. Every line is one JSON document; heads of a model type are told by what sets them
 apart from its first entry.
@@ -24,12 +24,15 @@ class DataFile:
     def __init__(self, packed: bytes) -> None:
         # Neither importlib.resources nor gzip: importing them takes a tenth of what `apr inspect` may take.
         unpacker = zlib.decompressobj(wbits=_GZIP)
-        self.head: Document = json.loads(unpacker.decompress(packed))
+        first, *others = unpacker.decompress(packed).splitlines()
+        self.head: Document = json.loads(first)
+        members = self.head.get("members", [[0, 0]])
         self._packed = packed
-        self._firsts: list[int] = [first for first, _ in self.head["members"]]
+        self._firsts: list[int] = [first for first, _ in members]
         start = len(packed) - len(unpacker.unused_data)
-        self._starts = list(accumulate((size for _, size in self.head["members"]), initial=start))
-        self._lines: dict[int, list[bytes]] = {}
+        self._starts = list(accumulate((size for _, size in members), initial=start))
+        # A small file has everything in its first member.
+        self._lines: dict[int, list[bytes]] = {0: others} if others else {}
 
     def document(self, at: int) -> Document:
         """The entry at place `at` of the index, whole."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.identity.entries import Entry, Template, common_word, condition_holds
 from apr.identity.names import Group
@@ -14,8 +13,7 @@ _MOST_SETTINGS = 1 << 12
 Settings = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class SeenTemplate:
+class SeenTemplate(NamedTuple):
     """A template and the file tensors that bear its name, None when there are none."""
 
     template: Template

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apr.formats.base import Checkpoint
-from apr.identity.renaming import as_the_class_names_them
 from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import Account, match
+from apr.identity.renaming import as_the_class_names_them
 from apr.identity.shapes import checked_integer
 from apr.identity.types import Origin
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.formats.base import Stamp
 
@@ -24,20 +23,29 @@ class Kind(StrEnum):
     BASE = "base"
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One member of the closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`."""
+class Naming(StrEnum):
+    """Whose names an architecture's tensors bear on disk: those of Hugging Face's classes, or those of llama.cpp."""
+
+    HUGGING_FACE = "hf"
+    GGUF = "gguf"
+
+
+class Architecture(NamedTuple):
+    """One member of a closed vocabulary of architectures (the atlas): `Qwen2ForCausalLM`, `qwen2`.
+
+    Of a GGUF architecture `model_type` is its name in `general.architecture`, and there is no class name.
+    """
 
     class_name: str
     model_type: str
     kind: Kind
+    naming: Naming = Naming.HUGGING_FACE
 
     def __str__(self) -> str:
-        return f"{self.model_type} ({self.class_name})"
+        return f"{self.model_type} ({self.class_name or 'GGUF'})"
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The stamps of one checkpoint, read into the vocabulary.
 
     architecture: what the stamps agree on, None when there is none, or they disagree, or one is not known.
@@ -51,8 +59,7 @@ class Claim:
     disagreements: tuple[tuple[Stamp, Stamp], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An architecture held against the tensors: names it wants and lacks, names in the file it does not know.
 
     unfilled, unused: folded names (`model.layers.{0-23}.self_attn.q_proj.bias`); shape_conflicts: readable lines.
@@ -70,8 +77,7 @@ class Candidate:
         return not (self.unfilled or self.unused or self.shape_conflicts)
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """Every architecture that explains all tensors, and the closest one that does not (`runner_up`)."""
 
     candidates: tuple[Candidate, ...]
@@ -86,8 +92,7 @@ class VerdictKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Claim held against evidence. AMBIGUOUS: name twins fit as well as the claim, and only values, the recorded
     config or behaviour can tell them apart."""
 
@@ -97,8 +102,7 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedTensor:
+class ExpectedTensor(NamedTuple):
     """A tensor an architecture wants on disk. tied_to: name whose bytes it shares, then it may be absent.
 
     is_optional: may be absent or present without changing the model (old saved buffers).
@@ -119,8 +123,7 @@ class Origin(StrEnum):
     CLASS_DEFAULT = "default of the config class"
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedConfig:
+class ResolvedConfig(NamedTuple):
     """The config a model is built from, with the origin of every value; `missing`: facts that nobody recorded.
 
     values: complete Hugging Face config of `architecture` (the config class can be built from it). conflicts:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
-from apr.identity.atlas import load_atlas, uses_unexpressed_value
+from apr.identity.atlas import uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
 from apr.identity.evidence import gather_evidence
-from apr.identity.types import Architecture, Candidate, Claim, Evidence, Verdict, VerdictKind
+from apr.identity.gguf_atlas import atlas_of
+from apr.identity.types import Architecture, Candidate, Claim, Evidence, Naming, Verdict, VerdictKind
 
 
 def give_verdict(checkpoint: Checkpoint) -> Verdict:
@@ -35,7 +35,7 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
     if claim.architecture not in [candidate.architecture for candidate in fitting]:
         # The stamps name a model type, which has several heads; the tensors say which of them it is.
-        claim = replace(claim, architecture=fitting[0].architecture)
+        claim = claim._replace(architecture=fitting[0].architecture)
     assert claim.architecture is not None
     model_type = claim.architecture.model_type
     twins = [candidate for candidate in evidence.candidates if not _computes_the_same(candidate, claim.architecture)]
@@ -57,7 +57,7 @@ def _computes_the_same(candidate: Candidate, claimed: Architecture) -> bool:
     """Whether it makes no difference which of the two is built: one class, one model type, or one computation."""
     other = candidate.architecture
     types = {other.model_type, claimed.model_type}
-    is_one_class = other.class_name == claimed.class_name
+    is_one_class = other.class_name == claimed.class_name and other.class_name != ""
     return is_one_class or len(types) == 1 or any(types <= group for group in SAME_COMPUTATION)
 
 
@@ -77,7 +77,7 @@ def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
 
 def _can_tell(checkpoint: Checkpoint, architecture: Architecture) -> bool:
     """Whether the atlas knows exactly which tensors the claimed class has under the recorded config."""
-    entry = load_atlas().entry(architecture)
+    entry = atlas_of(architecture).entry(architecture)
     try:
         return entry.is_exact and not uses_unexpressed_value(entry, checkpoint.config or {})
     except AprError:
@@ -108,6 +108,9 @@ def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path
     """The exact command that stamps the checkpoint as `architecture`; `output` defaults to a sibling path."""
     if output is None:
         output = checkpoint_path.with_name(f"{checkpoint_path.stem}.{architecture.model_type}{checkpoint_path.suffix}")
+    if architecture.naming is Naming.GGUF:
+        source, target = shlex.quote(str(checkpoint_path)), shlex.quote(str(output))
+        return f"apr stamp {source} --architecture {architecture.model_type} -o {target}"
     return (
         f"apr stamp {shlex.quote(str(checkpoint_path))} --architecture {architecture.model_type} "
         f"--hf-architecture {architecture.class_name} --hf-model-type {architecture.model_type} "

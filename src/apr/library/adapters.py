@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import AprError
 from apr.gates import coverage, receipt, shapes
+from apr.gates.adapters.facts import PREFIX, Adapter, adapter_facts, open_adapter
+from apr.gates.adapters.road import AdapterOptions, base_of, examine_adapter, judge_files
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
 from apr.gates.runner import run_stage
 from apr.identity.types import Architecture, Claim, Evidence, ExpectedTensor, Kind, ResolvedConfig, Verdict, VerdictKind
-from apr.library.adapter_checks import examine_adapter, judge_files
-from apr.library.adapter_files import PREFIX, Adapter, adapter_facts, open_adapter
 from apr.library.applied import applied_gates
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Held, Terms, prove
 from apr.library.refusal import refuse_unless_accepted, refused
 from apr.library.resident import ResidentModel
+from apr.library.source import cached_source
 from apr.library.wrappers import Unwrapped, unwrap, unwrapped_names, whole_tensor
 from apr.loading.ledger import Target
 from apr.loading.plan import make_plan
@@ -60,9 +61,9 @@ def verify_adapter(
     path = Path(adapter_dir)
     terms = Terms(declared=declared_dtypes(dtype), allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
     try:
-        adapter = open_adapter(path)
+        adapter = open_adapter(path, find_base=cached_source)
     except AprError:
-        refuse_unless_accepted(examine_adapter(path, deep=False, is_fresh=fresh, terms=terms))
+        refuse_unless_accepted(examine_adapter(path, terms.road_options(), AdapterOptions(is_fresh=fresh)))
         raise
     try:
         held = _hold(unwrap(model), adapter, adapter_name, terms, is_fresh=fresh, probe=probe)
@@ -70,7 +71,7 @@ def verify_adapter(
     finally:
         adapter.checkpoint.close()
     if check_base and adapter.base is not None:
-        examination = replace(examination, findings=(*examination.findings, *_base_findings(model, adapter, terms)))
+        examination = examination._replace(findings=(*examination.findings, *_base_findings(model, adapter, terms)))
     refuse_unless_accepted(examination, "the adapter does not lie over the model as its directory says")
     assert examination.facts.receipt is not None
     return examination.facts.receipt
@@ -142,7 +143,8 @@ def _hold(
     unwrapped: Unwrapped, adapter: Adapter, asked: str | None, terms: Terms, *, is_fresh: bool, probe: bool
 ) -> Held:
     owner = owner_of(unwrapped)
-    findings = judge_files(adapter, is_fresh=is_fresh, terms=terms)
+    options = terms.road_options()
+    findings = judge_files(adapter, base_of(adapter, options), options, AdapterOptions(is_fresh=is_fresh))
     stored = frozenset(adapter.checkpoint.tensors)
     name = None if owner is None else _adapter_name(owner, asked)
     if owner is None or name is None:
@@ -157,11 +159,13 @@ def _hold(
         )
         raise refused(f"the adapter in {adapter.path} is not in the model", [*findings, finding])
     tensors = {key: whole_tensor(value) for key, value in adapter_state(owner, name, stored).items()}
+    named_so = {key.replace(".default.", "."): key for key in stored}
+    tensors = {named_so.get(key, key): value for key, value in tensors.items()}
     if all(key.startswith(PREFIX) for key in stored) and not any(key.startswith(PREFIX) for key in tensors):
         tensors = {PREFIX + key: value for key, value in tensors.items()}
-    facts = replace(_planned(adapter, tensors, terms), verdict=_NOTHING_KNOWN)
+    facts = _planned(adapter, tensors, terms)._replace(verdict=_NOTHING_KNOWN)
     findings += run_stage(Stage.HEADERS, facts, terms.allowed_gates, [coverage.GATE, shapes.GATE])
-    facts = replace(facts, values=read_values(adapter.checkpoint.tensors.values()))
+    facts = facts._replace(values=read_values(adapter.checkpoint.tensors.values()))
     gates: tuple[Gate, ...] = (receipt.GATE, *applied_gates(unwrapped, owner, name, adapter, is_fresh, probe))
     examination = Examination(facts, findings, terms.road_options())
     return Held(ResidentModel(unwrapped, tensors, (), ()), examination, tensors, gates, (), terms)
@@ -175,11 +179,10 @@ def _planned(adapter: Adapter, tensors: Mapping[str, torch.Tensor], terms: Terms
     target = Target(kind, ResolvedConfig(kind, {}, {}, ()), expected, "the model")
     plan = make_plan(adapter.checkpoint, target, allowed=terms.allowed_tensors)
     assignments = tuple(
-        replace(each, cast_to=from_torch_dtype(tensors[each.model_name].dtype)) for each in plan.assignments
+        each._replace(cast_to=from_torch_dtype(tensors[each.model_name].dtype)) for each in plan.assignments
     )
-    return replace(
-        adapter_facts(adapter.path, adapter, None),
-        plan=replace(plan, assignments=assignments),
+    return adapter_facts(adapter.path, adapter, None)._replace(
+        plan=plan._replace(assignments=assignments),
         plan_note=None,
         allow_words=terms.road_options().allow_words,
     )
@@ -206,4 +209,4 @@ def _base_findings(model: torch.nn.Module, adapter: Adapter, terms: Terms) -> tu
         _, examination = examine_model(model, checkpoint, without_names, replay_probe=False)
     finally:
         checkpoint.close()
-    return tuple(replace(each, message=f"base model {adapter.base}: {each.message}") for each in examination.findings)
+    return tuple(each._replace(message=f"base model {adapter.base}: {each.message}") for each in examination.findings)

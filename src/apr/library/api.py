@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from apr.errors import UsageError
+from apr.formats.peft.read import is_adapter_directory
+from apr.gates.adapters.road import AdapterOptions, bytes_of_base, examine_adapter
 from apr.gates.facts import TokenizerFacts
 from apr.gates.road import Examination, deepen, examine
 from apr.identity.types import Kind
-from apr.library.adapter_checks import examine_adapter
-from apr.library.adapter_files import is_adapter_directory
 from apr.library.casts import declared_dtypes, one_dtype
 from apr.library.holding import NO_REASONS, Terms
 from apr.library.naming import NameMap
 from apr.library.refusal import refuse_unless_accepted
-from apr.library.source import resolve_source
+from apr.library.source import cached_source, resolve_source
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +33,7 @@ def preflight(
     deep: bool = False,
     tokenizer: PathLike | None = None,
     kind: str | None = None,
+    base: PathLike | None = None,
     fresh_adapter: bool = False,
     allowed_tensors: Mapping[str, str] = NO_REASONS,
     allowed_gates: Mapping[str, str] = NO_REASONS,
@@ -42,7 +42,8 @@ def preflight(
 
     path: an .apr or .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. deep: read every
     byte as well, not only headers. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
-    "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
+    "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. base: the model under an
+    adapter, None for the one that it names. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
     allowed_gates: name or id to the reason why it is let through.
 
     The answer's `is_accepted`, `refusals` and `findings` say what every gate said; `facts` holds checkpoint headers,
@@ -51,9 +52,17 @@ def preflight(
     """
     path, terms = Path(path), Terms(allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
     if is_adapter_directory(path):
-        return examine_adapter(path, deep=deep, is_fresh=fresh_adapter, terms=terms)
+        adapter_options = AdapterOptions(
+            base=None if base is None else Path(base),
+            find_base=cached_source,
+            is_fresh=fresh_adapter,
+            fresh_words="fresh_adapter=True",
+        )
+        return examine_adapter(path, terms.road_options(), adapter_options, bytes_of_base if deep else None)
+    if base is not None:
+        raise UsageError("a base model is named for an adapter only", found=f"{path} is no adapter directory")
     facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = replace(terms.road_options(None if kind is None else _kind(kind)), tokenizer=facts)
+    options = terms.road_options(None if kind is None else _kind(kind))._replace(tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from apr.formats.peft.read import ADAPTER_CONFIG_NAME
+from apr.gates.adapters.facts import Adapter
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.words import folded
-from apr.library.adapter_files import ADAPTER_CONFIG_NAME, Adapter
+from apr.gates.words import folded, settings
 from apr.library.wrappers import Unwrapped, is_instance
 from apr.library.zoo_checks import plain_forward
 
@@ -59,8 +60,8 @@ def _config_finding(resident: Any, recorded: Mapping[str, Any]) -> Finding:
         CONFIG_ID,
         Status.REFUSE,
         f"the adapter in memory was built with another config: {', '.join(differing)}",
-        expected="; ".join(f"{name} = {recorded[name]!r}" for name in differing),
-        found="; ".join(f"{name} = {getattr(resident, name)!r}" for name in differing),
+        expected=settings(differing, recorded),
+        found=settings(differing, vars(resident)),
         remedy="load it with PeftModel.from_pretrained, which reads the config beside the weights",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apr.formats.dtypes import DType
@@ -53,5 +52,5 @@ def fill(held: Held) -> None:
     with torch.no_grad():
         for assignment in held.plan.assignments:
             target = held.tensors[assignment.model_name]
-            tensor, _ = read_assigned(checkpoint, replace(assignment, cast_to=from_torch_dtype(target.dtype)))
+            tensor, _ = read_assigned(checkpoint, assignment._replace(cast_to=from_torch_dtype(target.dtype)))
             target.copy_(tensor)

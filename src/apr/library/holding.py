@@ -117,7 +117,7 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
     gates = tuple(gate for gate in GATES if has_identity or gate.id not in IDENTITY_GATES)
     if resident.is_zoo_model:
         gates += zoo_gates(resident)
-    facts = replace(identified.facts, plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
+    facts = identified.facts._replace(plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
     findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
     examination = deepen(Examination(facts, findings, terms.road_options(kind)))
     return Held(resident, examination, tensors, gates, optional, terms)
@@ -126,8 +126,8 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
 def _identify(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Examination:
     """Who the checkpoint is. The whole file is asked first: a tensor that is let through is often one that the
     resident model lacks, as a head, and the file's own class needs it; where that says nothing, without them."""
-    options = replace(terms.road_options(), may_use_zoo=resident.is_zoo_model)
-    identified = examine_opened(checkpoint, replace(options, allowed_tensors=NO_REASONS))
+    options = terms.road_options()._replace(may_use_zoo=resident.is_zoo_model)
+    identified = examine_opened(checkpoint, options._replace(allowed_tensors=NO_REASONS))
     verdict = identified.facts.verdict
     if terms.allowed_tensors and verdict is not None and verdict.kind not in {VerdictKind.MATCH, VerdictKind.AMBIGUOUS}:
         return examine_opened(checkpoint, options)
@@ -139,7 +139,7 @@ def hold_again(held: Held, resident: ResidentModel) -> Held:
     facts = held.examination.facts
     assert facts.checkpoint is not None
     plan, tensors = _plan(resident, facts.checkpoint, held.terms, held.optional)
-    examination = replace(held.examination, facts=replace(facts, plan=plan))
+    examination = held.examination._replace(facts=facts._replace(plan=plan))
     return replace(held, resident=resident, tensors=tensors, examination=examination)
 
 
@@ -177,7 +177,7 @@ def _plan(
     assignments = tuple(
         _to_resident_dtype(each, tensors[each.model_name], terms.meta_dtype) for each in plan.assignments
     )
-    return replace(plan, assignments=assignments), tensors
+    return plan._replace(assignments=assignments), tensors
 
 
 def _unfilled_label(name: str, stored: Collection[str]) -> str:
@@ -194,7 +194,7 @@ def _to_resident_dtype(assignment: Assignment, tensor: torch.Tensor, meta_dtype:
     from apr.loading.torch_dtypes import from_torch_dtype
 
     becomes = meta_dtype if meta_dtype is not None and tensor.is_meta and tensor.is_floating_point() else None
-    return replace(assignment, cast_to=becomes or from_torch_dtype(tensor.dtype))
+    return assignment._replace(cast_to=becomes or from_torch_dtype(tensor.dtype))
 
 
 def undeclared_casts(held: Held) -> list[ReceiptProblem]:
@@ -259,14 +259,14 @@ def prove(held: Held, more_facts: Mapping[str, Any] = NO_REASONS) -> Examination
     ]
     silent = {problem.name for problem in problems}
     digests = resident_digests({name: tensor for name, tensor in held.tensors.items() if name not in on_meta})
-    plan = replace(
-        held.plan, assignments=tuple(each for each in held.plan.assignments if each.model_name not in silent)
+    plan = held.plan._replace(
+        assignments=tuple(each for each in held.plan.assignments if each.model_name not in silent)
     )
     unplanned = set(held.plan.ledger.unfilled) | {each.name for each in held.plan.ledger.shape_conflicts} | silent
     judged = {name: digest for name, digest in digests.items() if name not in unplanned}
     receipt = receipt_of(facts.checkpoint, plan, handed_tensors(held), judged, problems)
     is_whole = held.plan.ledger.balances and not problems
-    facts = replace(facts, receipt=receipt, **more_facts)
+    facts = facts._replace(receipt=receipt, **more_facts)
     gates = [gate for gate in held.gates if is_whole or gate.id != SAME_DIGEST_ID]
     findings = run_stage(Stage.RESIDENT, facts, held.terms.allowed_gates, gates)
-    return replace(held.examination, facts=facts, findings=(*held.examination.findings, *findings))
+    return held.examination._replace(facts=facts, findings=(*held.examination.findings, *findings))

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import MissingExtraError, UsageError
 from apr.gates.facts import Fresh
-from apr.library.holding import NO_REASONS
-from apr.library.naming import NameMap
-from apr.library.start_check import Start, check_start, fresh_state, start_terms
-from apr.library.step0 import LossOf
+from apr.library.start_check import VerifiedStart, check_start, fresh_state
 
 if TYPE_CHECKING:
     import torch
 
 
-class VerifyCallbackMethods:
+class VerifyCallbackMethods(VerifiedStart):
     """Stops `Trainer.fit()` before the first step unless a module holds the weights of a named source.
 
     source: the checkpoint the run starts from. module: attribute of the LightningModule whose weights are meant
@@ -32,47 +29,15 @@ class VerifyCallbackMethods:
     `start` holds receipt, loss and findings once training has begun. Raises RefusedError from `fit()`.
     """
 
-    def __init__(
-        self,
-        source: str | os.PathLike[str],
-        *,
-        module: str = "model",
-        validation: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
-        expected_loss: float | None = None,
-        tolerance: float | None = None,
-        loss_of: LossOf | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        fresh_adapter: bool = False,
-        name_map: NameMap | None = None,
-        dtype: torch.dtype | str | None = None,
-        probe: bool = True,
-        allowed_tensors: Mapping[str, str] = NO_REASONS,
-        allowed_gates: Mapping[str, str] = NO_REASONS,
-    ) -> None:
-        super().__init__()
-        self.terms = start_terms(
-            source,
-            adapter=adapter,
-            fresh_adapter=fresh_adapter,
-            name_map=name_map,
-            dtype=dtype,
-            expected_loss=expected_loss,
-            tolerance_relative=tolerance,
-            loss_of=loss_of,
-            probe=probe,
-            allowed_tensors=allowed_tensors,
-            allowed_gates=allowed_gates,
-        )
+    def __init__(self, source: str | os.PathLike[str], *, module: str = "model", **terms: Any) -> None:
+        super().__init__(source, **terms)
         self.module = module
-        self.validation = validation
-        self.start: Start | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        batches = self.validation() if callable(self.validation) else self.validation
         self.start = check_start(
             self.terms,
             self._named_module(pl_module),
-            _dataloaders(trainer) if batches is None else batches,
+            self.batches(_dataloaders(trainer)),
             fresh=_fresh(trainer) if trainer.global_step == 0 else None,
             step=trainer.global_step,
             precision=_precision(str(trainer.precision)),

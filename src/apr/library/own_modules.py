@@ -93,7 +93,7 @@ def _refuse_before_filling(held: Held) -> None:
         Finding(RECEIPT_ID, Status.REFUSE, f"{each.name} {each.what}", each.expected, each.found) for each in casts
     ]
     examination = held.examination
-    refuse_unless_accepted(replace(examination, findings=(*examination.findings, *findings)))
+    refuse_unless_accepted(examination._replace(findings=(*examination.findings, *findings)))
     in_memory = held.resident.module.state_dict().values()
     storages = {_storage(tensor) for tensor in in_memory if isinstance(tensor, torch.Tensor)}
     if not all(_storage(tensor) in storages for tensor in held.resident.tensors.values()):

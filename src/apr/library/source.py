@@ -35,6 +35,14 @@ def resolve_source(name: str | os.PathLike[str], **hub: Any) -> Path:
     return snapshot
 
 
+def cached_source(name: str) -> Path | None:
+    """As `resolve_source`, but None for a hub id that the local cache does not hold."""
+    try:
+        return resolve_source(name)
+    except RefusedError:
+        return None
+
+
 def _may_be_hub_id(name: str) -> bool:
     """`name` or `organisation/name`, as the hub allows them, where transformers is there to ask."""
     parts = name.split("/")

@@ -4,21 +4,23 @@ theirs."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import RefusedError
+from apr.formats.peft.read import is_adapter_directory
 from apr.gates import fresh_state as fresh_gate
+from apr.gates.adapters.facts import open_adapter
 from apr.gates.facts import Fresh, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.runner import run_stage
-from apr.library.adapter_files import is_adapter_directory, open_adapter
 from apr.library.api import verify_loaded
 from apr.library.holding import NO_REASONS
 from apr.library.naming import NameMap
 from apr.library.refusal import refused
+from apr.library.source import cached_source
 from apr.library.step0 import LossOf, judge_loss, measure_loss, predicted_vocabulary
 from apr.library.wrappers import unwrap
 
@@ -57,10 +59,49 @@ class Start:
     findings: tuple[Finding, ...]
 
 
-def start_terms(source: str | os.PathLike[str], **terms: Any) -> StartTerms:
-    """Terms with the paths in their places; raises nothing for a source that is not there yet."""
-    adapter = terms.pop("adapter", None)
-    return StartTerms(Path(source), adapter=None if adapter is None else Path(adapter), **terms)
+class VerifiedStart:
+    """What both callbacks are made from; each adds when its trainer calls `check_start`.
+
+    `start` holds receipt, loss and findings once training has begun.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        validation: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+        expected_loss: float | None = None,
+        tolerance: float | None = None,
+        loss_of: LossOf | None = None,
+        adapter: str | os.PathLike[str] | None = None,
+        fresh_adapter: bool = False,
+        name_map: NameMap | None = None,
+        dtype: torch.dtype | str | None = None,
+        probe: bool = True,
+        allowed_tensors: Mapping[str, str] = NO_REASONS,
+        allowed_gates: Mapping[str, str] = NO_REASONS,
+    ) -> None:
+        super().__init__()
+        self.terms = StartTerms(
+            Path(source),
+            adapter=None if adapter is None else Path(adapter),
+            fresh_adapter=fresh_adapter,
+            name_map=name_map,
+            dtype=dtype,
+            expected_loss=expected_loss,
+            tolerance_relative=tolerance,
+            loss_of=loss_of,
+            probe=probe,
+            allowed_tensors=allowed_tensors,
+            allowed_gates=allowed_gates,
+        )
+        self.validation = validation
+        self.start: Start | None = None
+
+    def batches(self, of_trainer: Iterable[Any] | None) -> Iterable[Any] | None:
+        """The validation set that was named, else the trainer's own."""
+        named = self.validation() if callable(self.validation) else self.validation
+        return of_trainer if named is None else named
 
 
 def check_start(
@@ -127,7 +168,7 @@ def fresh_state(optimizer: Any, scheduler: Any) -> Fresh | None:
 def _base_and_adapter(terms: StartTerms) -> tuple[Path, Path | None]:
     if not is_adapter_directory(terms.source):
         return terms.source, terms.adapter
-    opened = open_adapter(terms.source)
+    opened = open_adapter(terms.source, find_base=cached_source)
     opened.checkpoint.close()
     if opened.base is None:
         raise RefusedError(

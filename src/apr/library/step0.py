@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ def _recording(loss: float, set_hash: str) -> Checkpoint:
     from apr.formats.recorded import NOTHING_RECORDED
 
     record = TrainingRecord(validation_loss=loss, validation_set_hash=set_hash)
-    recorded = replace(NOTHING_RECORDED, training=record)
+    recorded = NOTHING_RECORDED._replace(training=record)
     return Checkpoint(Path(), Format.HF_DIRECTORY, (), {}, (), None, None, recorded=recorded)
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from apr.errors import RefusedError
+from apr.formats.peft.read import is_adapter_directory
+from apr.gates.adapters.facts import open_adapter
 from apr.gates.road import examine
 from apr.identity.types import VerdictKind
-from apr.library.adapter_files import is_adapter_directory, open_adapter
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Terms
 from apr.library.refusal import refuse_unless_accepted
-from apr.library.source import resolve_source
+from apr.library.source import cached_source, resolve_source
 from apr.library.zoo_checks import ARCHITECTURE_ID
 
 # Keywords that make the resident tensors something else than the files' on purpose: there is nothing to prove then.
@@ -211,7 +212,7 @@ def _verify(model: Any, source: Path, terms: StrictTerms, kwargs: Mapping[str, A
     adapter = None
     if is_adapter_directory(source):
         adapter = source
-        opened = open_adapter(source)
+        opened = open_adapter(source, find_base=cached_source)
         opened.checkpoint.close()
         if opened.base is None:
             raise RefusedError(

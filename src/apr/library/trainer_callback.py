@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from apr.library.holding import NO_REASONS
-from apr.library.naming import NameMap
-from apr.library.start_check import Start, check_start, fresh_state, start_terms
-from apr.library.step0 import LossOf
+from apr.library.start_check import VerifiedStart, check_start, fresh_state
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
-class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for strict checking
+class VerifyCallback(VerifiedStart, TrainerCallback):  # type: ignore[misc]  # transformers is not typed for strict checking
     """Stops `Trainer.train()` before the first step unless the model holds the weights of a named source.
 
     source: the checkpoint the run starts from; for `train(resume_from_checkpoint=DIR)` that directory. validation: the
@@ -32,38 +28,6 @@ class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
 
     `start` holds receipt, loss and findings once training has begun. Raises RefusedError from `train()`.
     """
-
-    def __init__(
-        self,
-        source: str | os.PathLike[str],
-        *,
-        validation: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
-        expected_loss: float | None = None,
-        tolerance: float | None = None,
-        loss_of: LossOf | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        fresh_adapter: bool = False,
-        name_map: NameMap | None = None,
-        dtype: torch.dtype | str | None = None,
-        probe: bool = True,
-        allowed_tensors: Mapping[str, str] = NO_REASONS,
-        allowed_gates: Mapping[str, str] = NO_REASONS,
-    ) -> None:
-        self.terms = start_terms(
-            source,
-            adapter=adapter,
-            fresh_adapter=fresh_adapter,
-            name_map=name_map,
-            dtype=dtype,
-            expected_loss=expected_loss,
-            tolerance_relative=tolerance,
-            loss_of=loss_of,
-            probe=probe,
-            allowed_tensors=allowed_tensors,
-            allowed_gates=allowed_gates,
-        )
-        self.validation = validation
-        self.start: Start | None = None
 
     def attach(self, trainer: Trainer) -> VerifyCallback:
         """Add this callback to `trainer`, and evaluate at step 0 as it does: on its evaluation set if it has one, with
@@ -78,12 +42,11 @@ class VerifyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        batches = self.validation() if callable(self.validation) else self.validation
         is_new = state.global_step == 0
         self.start = check_start(
             self.terms,
             kwargs["model"],
-            kwargs.get("eval_dataloader") if batches is None else batches,
+            self.batches(kwargs.get("eval_dataloader")),
             fresh=fresh_state(kwargs.get("optimizer"), kwargs.get("lr_scheduler")) if is_new else None,
             step=state.global_step,
             precision="bfloat16" if args.bf16 else "float16" if args.fp16 else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apr.errors import AprError
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.words import settings
 from apr.identity.typed_config import WITHOUT_EFFECT
 from apr.library.resident import ResidentModel
 
@@ -106,8 +107,8 @@ def config_finding(facts: InitFacts, config: PretrainedConfig) -> Finding:
         CONFIG_ID,
         Status.REFUSE,
         f"the model was built with another config than the checkpoint records: {', '.join(differing)}",
-        expected="; ".join(f"{name} = {recorded.to_dict().get(name)!r}" for name in differing),
-        found="; ".join(f"{name} = {config.to_dict().get(name)!r}" for name in differing),
+        expected=settings(differing, recorded.to_dict()),
+        found=settings(differing, config.to_dict()),
         remedy=f"load with the checkpoint's own config, or say why not: allowed_gates={{'{CONFIG_ID}': 'REASON'}}",
     )
 

@@ -14,6 +14,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination, examine_opened, load, try_load
 from apr.gates.runner import run_stage
+from apr.gates.words import settings
 from apr.identity.types import Kind
 from apr.library.holding import Terms
 from apr.library.refusal import refuse_unless_accepted
@@ -80,12 +81,12 @@ def load_zoo_model(
 def _examine(
     checkpoint: Checkpoint, terms: Terms, dtype: DType | None, config: Any, asked: type[Any] | None
 ) -> Examination:
-    options = replace(terms.road_options(), dtype=dtype, may_use_zoo=True)
+    options = terms.road_options()._replace(dtype=dtype, may_use_zoo=True)
     examination = examine_opened(checkpoint, options)
     verdict = examination.facts.verdict
     claimed = verdict.claim.architecture if verdict is not None else None
     if claimed is not None and claimed.kind is not Kind.DECODER:
-        options = replace(options, run_kind=claimed.kind)
+        options = options._replace(run_kind=claimed.kind)
         examination = examine_opened(checkpoint, options)
     gates = []
     if asked is not None:
@@ -93,7 +94,7 @@ def _examine(
     if config is not None:
         gates.append(Gate(CONFIG_ID, "", Stage.HEADERS, lambda facts: [_given_config(facts, checkpoint, config)]))
     findings = run_stage(Stage.HEADERS, examination.facts, terms.allowed_gates, gates)
-    return replace(examination, findings=(*examination.findings, *findings))
+    return examination._replace(findings=(*examination.findings, *findings))
 
 
 def _asked_class(facts: InitFacts, asked: type[Any]) -> Finding:
@@ -153,7 +154,7 @@ def _given_config(facts: InitFacts, checkpoint: Checkpoint, config: Any) -> Find
         CONFIG_ID,
         Status.REFUSE,
         f"the config given differs from the recorded one in {', '.join(differing)}",
-        expected="; ".join(f"{name} = {recorded.get(name)!r}" for name in differing),
-        found="; ".join(f"{name} = {given.get(name)!r}" for name in differing),
+        expected=settings(differing, recorded),
+        found=settings(differing, given),
         remedy="leave config out: the checkpoint has its own",
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from apr.formats.dtypes import DType
 from apr.identity.types import Architecture, ExpectedTensor, ResolvedConfig
@@ -22,8 +22,7 @@ class Rule(StrEnum):
     ALLOWED_BY_USER = "allowed by the user"
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """One tensor covered by a named rule. partner: the tensor it is tied to; reason: the user's words."""
 
     name: str
@@ -32,8 +31,7 @@ class Ruling:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ShapeConflict:
+class ShapeConflict(NamedTuple):
     """A tensor that both sides name and whose shapes differ."""
 
     name: str
@@ -41,8 +39,7 @@ class ShapeConflict:
     found: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One pair of the bijection: stored tensor to model tensor (on-disk naming), with the declared transform.
 
     cast_from, cast_to: equal when the bytes go in unchanged. scale_name: the stored tensor it is multiplied with.
@@ -59,8 +56,7 @@ class Assignment:
         return self.cast_from == self.cast_to and self.scale_name is None
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(NamedTuple):
     """The plan's account. Anything in `unfilled`, `unused`, `shape_conflicts` or `raw_codes` refuses.
 
     filled: model tensors that get file bytes. unfilled: model tensors nothing in the file fills. unused: file
@@ -85,8 +81,7 @@ class Ledger:
         return not (self.unfilled or self.unused or self.shape_conflicts or self.raw_codes)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The model a checkpoint would be loaded into: class, config and every tensor it wants under its on-disk name.
 
     origin: "atlas" (symbolic, no torch) or "meta device" (the class was built without memory).
@@ -98,8 +93,7 @@ class Target:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
+class LoadPlan(NamedTuple):
     """What would be loaded where, made from headers alone, before any tensor byte is read.
 
     added_prefix: what every stored name gets before it to be a name of the target, which is empty where they agree.

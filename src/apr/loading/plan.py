@@ -45,8 +45,8 @@ def make_plan(
 ) -> LoadPlan:
     """The plan that loads `checkpoint` into `target`; nothing is read, nothing is refused here.
 
-    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what the target puts before
-    every name of a file that is named as its base model is (`apr.identity.renaming`).
+    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what the target puts
+    before every name of a file that is named as its base model is (`apr.identity.renaming`).
     """
     allowed = allowed or {}
     resident = resident_dtype(checkpoint, dtype)
@@ -115,9 +115,7 @@ def make_plan(
             name for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint)) if name not in allowed
         ),
     )
-    return LoadPlan(
-        target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger, added_prefix=prefix
-    )
+    return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger, added_prefix=prefix)
 
 
 def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[str]:

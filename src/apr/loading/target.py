@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas
-from apr.identity.types import Architecture, ExpectedTensor, ResolvedConfig
+from apr.identity.types import Architecture, ExpectedTensor, Naming, ResolvedConfig
 from apr.loading.ledger import LoadPlan, Target
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ MOST_BUFFER_BYTES = 256 << 20
 
 def make_target(checkpoint: Checkpoint, architecture: Architecture, config: ResolvedConfig) -> Target | None:
     """The target of loading `checkpoint` as `architecture`, without torch; None when only the zoo could tell."""
+    if architecture.naming is Naming.GGUF:
+        from apr.loading.gguf_target import make_gguf_target
+
+        return make_gguf_target(checkpoint, architecture, config)
     entry = load_atlas().find_class(architecture.class_name, architecture.model_type)
     expected = None if entry is None else expected_tensors(entry, config.values, max_tensors=tensor_cap(checkpoint))
     return None if expected is None else Target(architecture, config, expected, origin="atlas")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
@@ -24,8 +24,7 @@ SAMPLE_ELEMENTS_PER_CHUNK = 1 << 14
 MOST_CHUNKS_SAMPLED = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
+class TensorFacts(NamedTuple):
     """What one stored tensor's bytes show.
 
     non_finite_count, is_all_zero, is_constant and trailing_zero_bytes (zero bytes at the end) are exact over all

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import AprError, DamagedFileError
 from apr.formats.base import Checkpoint, Stamp
@@ -40,8 +39,7 @@ COUNT_FIELD = re.compile(
 MOST_PARTS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class ZooAnswer:
+class ZooAnswer(NamedTuple):
     """A verdict on a claim that only the zoo knows. error: why its config describes no model, then target is None."""
 
     verdict: Verdict
@@ -58,7 +56,7 @@ def ask_zoo(checkpoint: Checkpoint, verdict: Verdict) -> ZooAnswer | None:
     claim = _claim_of_zoo(verdict.claim)
     if claim is None:
         return None
-    verdict = replace(verdict, claim=claim)
+    verdict = verdict._replace(claim=claim)
     if claim.architecture is None or checkpoint.config is None:
         return ZooAnswer(verdict, None, None)
     try:
@@ -66,7 +64,7 @@ def ask_zoo(checkpoint: Checkpoint, verdict: Verdict) -> ZooAnswer | None:
         config = _config_of_zoo(checkpoint.config, claim.architecture)
         target = _target(claim.architecture, config)
     except AprError as error:
-        return ZooAnswer(replace(verdict, reasons=(error.what,)), None, None, error)
+        return ZooAnswer(verdict._replace(reasons=(error.what,)), None, None, error)
     return ZooAnswer(_judge(checkpoint, verdict, claim.architecture, target), config, target)
 
 
@@ -188,9 +186,9 @@ def _judge(checkpoint: Checkpoint, verdict: Verdict, architecture: Architecture,
     others = verdict.evidence.candidates
     if not own.explains_all:
         kind, reason = VerdictKind.CONTRADICTION, f"the stamps say {architecture}, its class wants other tensors"
-        evidence = replace(verdict.evidence, runner_up=own)
+        evidence = verdict.evidence._replace(runner_up=own)
     else:
         kind = VerdictKind.AMBIGUOUS if others else VerdictKind.MATCH
         reason = f"the tensors are those of {architecture}, as its class builds them; the atlas does not know it"
-        evidence = replace(verdict.evidence, candidates=(own, *others), runner_up=None, reasons=(reason,))
+        evidence = verdict.evidence._replace(candidates=(own, *others), runner_up=None, reasons=(reason,))
     return Verdict(kind, verdict.claim, evidence, (reason,))

@@ -12,7 +12,7 @@ from apr.quality.facts import identity_stamps
 from apr.quality.inspection import FORMAT_NAMES
 
 ABSENT = "(absent)"
-OWN_KEYS = frozenset({"hf_config", "hf_generation_config", "hf_tokenizer_files", "apr_recorded"})
+OWN_KEYS = frozenset({"hf_config", "hf_generation_config", "hf_tokenizer_files", "apr_recorded", "apr.history"})
 """Metadata keys that carry something which is compared under its own name, or is a record of the file itself."""
 
 
@@ -120,8 +120,11 @@ def _largest_distance(first: TensorEntry, second: TensorEntry) -> str:
     """The largest absolute difference of two tensors of equal dtype and shape, as text, chunk by chunk."""
     import numpy as np
 
+    from apr.formats.dtypes import NOT_DECODED
     from apr.quality.statistics import value_chunks
 
+    if first.dtype in NOT_DECODED:
+        return f"values of {first.dtype} are not decoded"
     largest, count = 0.0, 0
     for ours, theirs in zip(value_chunks(first), value_chunks(second), strict=True):
         with np.errstate(invalid="ignore"):

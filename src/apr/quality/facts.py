@@ -26,7 +26,8 @@ DIMENSION_NAMES: dict[str, tuple[str, ...]] = {
 
 
 class IdentityStamps(NamedTuple):
-    """The three identity stamps of APR metadata; for other containers what `config.json` says in their place."""
+    """The three identity stamps of APR metadata; for other containers what `config.json`, or a GGUF key, says in their
+    place."""
 
     architecture: Stamp | None
     hf_architecture: Stamp | None
@@ -37,9 +38,12 @@ def identity_stamps(checkpoint: Checkpoint) -> IdentityStamps:
     """The stamps of `checkpoint` under APR's names.
 
     An `.apr` answers with its own keys only, since those are what other readers look at; a directory or a bare
-    `.safetensors` answers with `architectures[0]` and `model_type`, the latter also as architecture.
+    `.safetensors` answers with `architectures[0]` and `model_type`, the latter also as architecture. GGUF has one
+    stamp, the architecture.
     """
     found = {stamp.key: stamp for stamp in checkpoint.stamps if stamp.value.strip()}
+    if checkpoint.format is Format.GGUF:
+        return IdentityStamps(found.get(StampKey.GGUF_ARCHITECTURE), None, None)
     if checkpoint.format is not Format.APR2:
         model_type = found.get(StampKey.CONFIG_MODEL_TYPE)
         return IdentityStamps(model_type, found.get(StampKey.CONFIG_ARCHITECTURES), model_type)
@@ -81,6 +85,10 @@ def dimensions(checkpoint: Checkpoint) -> dict[str, Dimension]:
 
 def text_stamp(checkpoint: Checkpoint, key: str) -> str | None:
     """A free text that the container or its config states (`license`, `data_source`, `data_license`), if not blank."""
+    if checkpoint.format is Format.GGUF:
+        from apr.formats.gguf.settings import provenance_text
+
+        return provenance_text(checkpoint.metadata, key)
     for values in (checkpoint.metadata, checkpoint.recorded.provenance, checkpoint.config or {}):
         value = values.get(key)
         if isinstance(value, str) and value.strip():

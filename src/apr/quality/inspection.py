@@ -18,6 +18,8 @@ FORMAT_NAMES = {
     Format.APR2: "APR v2",
     Format.SAFETENSORS: "SafeTensors",
     Format.HF_DIRECTORY: "Hugging Face directory",
+    Format.PEFT_ADAPTER: "PEFT adapter",
+    Format.GGUF: "GGUF",
 }
 FLAGS_SHOWN = ("LZ4_COMPRESSED", "ZSTD_COMPRESSED", "ENCRYPTED", "SIGNED", "SHARDED", "QUANTIZED", "HAS_VOCAB")
 
@@ -58,6 +60,10 @@ def inspect_checkpoint(
         },
         "problems": [_problem(problem) for problem in problems],
     }
+    if checkpoint.format is Format.PEFT_ADAPTER:
+        from apr.quality.adapter import describe_adapter
+
+        document["adapter"] = describe_adapter(checkpoint)
     if with_quality or with_vocabulary or deep:
         document |= _parsed_tokenizer(checkpoint, verdict, with_vocabulary)
     if with_quality:

@@ -97,8 +97,12 @@ def _tokenizer(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
     if checkpoint.format is Format.SAFETENSORS:
         return
     problem = recorded_tokenizer(checkpoint, model_rows(checkpoint, verdict)).problem
-    if problem is not None:
-        yield Issue(Level.WARN, "Tokenizer", problem, f"{_command(checkpoint)} --tokenizer DIR --in-place")
+    if problem is None:
+        return
+    suggestion = f"{_command(checkpoint)} --tokenizer DIR --in-place"
+    if checkpoint.format is Format.GGUF:
+        suggestion = "convert the model again together with its tokenizer"
+    yield Issue(Level.WARN, "Tokenizer", problem, suggestion)
 
 
 def _records(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:

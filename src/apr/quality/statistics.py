@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import TensorEntry
-from apr.formats.dtypes import ENCODINGS, DType
+from apr.formats.dtypes import ENCODINGS, NOT_DECODED, DType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ _FLOATS: dict[DType, str] = {DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2
 class TensorStatistics:
     """Mean, standard deviation (population), minimum and maximum are over the finite elements; None without any.
 
-    `problem` says why there is nothing to tell (no bytes are stored), None otherwise.
+    `problem` says why there is nothing to tell (no bytes are stored, values that are not decoded), None otherwise.
     """
 
     count: int
@@ -57,6 +57,8 @@ def tensor_statistics(entry: TensorEntry) -> TensorStatistics:
 
     if entry.is_placeholder:
         return _nothing("stored with zero bytes: the tied head of older files")
+    if entry.dtype in NOT_DECODED:
+        return _nothing(f"values of {entry.dtype} are not decoded")
     count = nan_count = inf_count = zero_count = finite_count = 0
     mean = squares = 0.0
     lowest, highest = math.inf, -math.inf

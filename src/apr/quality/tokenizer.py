@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from apr.formats.base import Checkpoint
+from apr.formats.base import Checkpoint, Format
 from apr.formats.tokenizer_facts import read_vocabulary
+
+_TOKENS_KEYS = {Format.GGUF: "tokenizer.ggml.tokens"}
+"""Where a container that embeds no tokenizer files lists its tokens, if not where APR metadata does."""
 
 
 class RecordedTokenizer(NamedTuple):
@@ -27,8 +30,8 @@ def recorded_tokenizer(checkpoint: Checkpoint, model_rows: int | None) -> Record
     files = checkpoint.tokenizer_files()
     vocabulary = read_vocabulary(files)
     tokens: Mapping[int, str] = {} if vocabulary is None else vocabulary.ids
-    embedded = checkpoint.metadata.get("tokenizer.vocabulary")
-    if not files and isinstance(embedded, list):
+    embedded = checkpoint.metadata.get(_TOKENS_KEYS.get(checkpoint.format, "tokenizer.vocabulary"))
+    if not files and isinstance(embedded, Sequence) and not isinstance(embedded, str):
         tokens = {number: token for number, token in enumerate(embedded) if isinstance(token, str)}
     claimed = checkpoint.metadata.get("tokenizer.vocab_size")
     sizes = [max(tokens, default=-1) + 1, claimed if isinstance(claimed, int) else 0]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from apr.formats.base import Checkpoint, IntegrityProblem
+from apr.formats.dtypes import ENCODINGS
 
 if TYPE_CHECKING:
     from apr.loading.values import TensorFacts
@@ -78,7 +79,7 @@ def validate_checkpoint(checkpoint: Checkpoint) -> Validation:
         _outcome("structure", "headers, extents and sizes agree", (), f"{count} tensors inside the file, no overlap"),
         _outcome("checksums", "recorded checksums and digests are right", damage, _sums_of(checkpoint)),
         _weights_digest_check(checkpoint, facts),
-        _finite_check(not_finite, nan_count, inf_count),
+        _finite_check(checkpoint, not_finite, nan_count, inf_count),
         *_empty_checks(checkpoint, facts, all_zero),
     )
     return Validation(checks, nan_count, inf_count, all_zero, not_finite)
@@ -136,12 +137,14 @@ def _count_non_finite(checkpoint: Checkpoint, names: Iterable[str]) -> tuple[int
     return sum(each.nan_count for each in found), sum(each.inf_count for each in found)
 
 
-def _finite_check(names: tuple[str, ...], nan_count: int, inf_count: int) -> Check:
+def _finite_check(checkpoint: Checkpoint, names: tuple[str, ...], nan_count: int, inf_count: int) -> Check:
     id, name = "finite", _AFTER_STRUCTURE["finite"]
     if names:
         detail = f"{nan_count:,} NaN and {inf_count:,} infinite values in {_listed(names)}"
         return Check(id, name, CheckStatus.FAIL, detail, is_content=True)
-    return Check(id, name, CheckStatus.PASS, "all values are finite", is_content=True)
+    blocks = sum(ENCODINGS[entry.dtype].is_quantized for entry in checkpoint.tensors.values())
+    rest = f"; {blocks} quantised tensors were read as bytes and not decoded" if blocks else ""
+    return Check(id, name, CheckStatus.PASS, f"all values are finite{rest}", is_content=True)
 
 
 def _empty_checks(

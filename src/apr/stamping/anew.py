@@ -1,39 +1,84 @@
-"""A stamp as a new file: every tensor copied, every byte read back, then put in its place."""
+"""A stamp as a new file: copied by the kernel and changed in the copy; streamed only where tensors must move apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from apr.convert.metering import Meter, Report
-from apr.convert.proof import StoredTensor, check_written, intact_tensors
 from apr.convert.publishing import published
+from apr.formats.base import Checkpoint, Format
+from apr.formats.registry import open_checkpoint
 from apr.gates.finding import Finding, Status
 from apr.stamping.edit import Edit, Editor
-from apr.stamping.in_place import BYTES_ID
+from apr.stamping.in_place import BYTES_ID, check_untouched
 from apr.stamping.patch import HISTORY_ID, StampResult, check_stamps, flags_of
+from apr.storage.atomic import atomic_file
+from apr.storage.copying import copy_patched
+from apr.storage.patches import Change
 
-PASSES = 3  # read, write, read back
+STREAMING_PASSES = 3  # read, write, read back
 
 
 def write_anew(editor: Editor, edit: Edit, result: StampResult, report: Report | None) -> StampResult:
-    """The stamped checkpoint as a new file that takes its place when every byte was read back."""
-    meter = Meter(report, edit.before.size_bytes, PASSES)
-    expected = intact_tensors(edit.before, meter)
+    """The stamped checkpoint as a new file or directory, which takes its place when it was reopened and checked.
+
+    No tensor is read: the copy is the kernel's, and the patch of a stamp in place is made in it. Where that cannot be,
+    every byte is read, written and read back, and a note says why.
+    """
+    change = editor.change(edit)
+    reason = _reason_to_stream(edit, change)
+    if change is not None and reason is None:
+        return _copied(editor, edit, change, result, report)
+    notes = (*result.notes, f"every byte was read back: {reason}")
+    return _streamed(editor, edit, result._replace(notes=notes), report)
+
+
+def _reason_to_stream(edit: Edit, change: Change | None) -> str | None:
+    if change is None:
+        return "tensors come or go with this stamp, or its metadata does not stand in front"
+    if edit.before.format is Format.APR2:
+        from apr.formats.apr2.extents import NO_FOOTER
+
+        if any(problem.what == NO_FOOTER for problem in edit.before.problems):
+            return "the file has no checksum at its end, and the copy gets one"
+    return None
+
+
+def _copied(editor: Editor, edit: Edit, change: Change, result: StampResult, report: Report | None) -> StampResult:
+    before = edit.before
+    meter = Meter(report, before.size_bytes, 1)
+    with published(result.output) as beside:
+        if before.directory is not None:
+            editor.write(edit._replace(meter=meter), beside)
+        else:
+            with atomic_file(beside) as target:
+                copy_patched(before.files[0].fileno(), target.fileno(), change.patches[0], meter.add)
+        with open_checkpoint(beside) as written:
+            check_untouched(before, written, change)
+            check_stamps(edit, written)
+            return _with_findings(written, result, _how_untouched(before))
+
+
+def _how_untouched(before: Checkpoint) -> str:
+    digests = len(before.recorded.tensor_digests)
+    recorded = f"; {digests} recorded digests go with it, for apr validate" if digests else ""
+    return f"{len(before.tensors)} tensors copied as they stood; no byte of them was changed{recorded}"
+
+
+def _streamed(editor: Editor, edit: Edit, result: StampResult, report: Report | None) -> StampResult:
+    from apr.convert.proof import check_written, intact_tensors
+
+    meter = Meter(report, edit.before.size_bytes, STREAMING_PASSES)
+    intact = intact_tensors(edit.before, meter)
     with published(result.output) as beside:
         editor.write(edit._replace(meter=meter), beside)
-        return _proven(beside, expected, edit, meter, result)
+        with check_written(beside, intact, invariant=BYTES_ID, meter=meter) as written:
+            check_stamps(edit, written)
+            return _with_findings(written, result, f"{len(intact)} tensors read back, every digest as before")
 
 
-def _proven(
-    path: Path, expected: Mapping[str, StoredTensor], edit: Edit, meter: Meter, result: StampResult
-) -> StampResult:
-    """The result with what the file on disk shows, after it was reopened and read again."""
-    with check_written(path, expected, invariant=BYTES_ID, meter=meter) as written:
-        check_stamps(edit, written)
-        findings = (
-            *result.findings,
-            Finding(BYTES_ID, Status.PASS, f"{len(expected)} tensors read back, every digest as before"),
-            Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
-        )
-        return result._replace(findings=findings, output_bytes=written.size_bytes, header_flags=flags_of(written))
+def _with_findings(written: Checkpoint, result: StampResult, how_untouched: str) -> StampResult:
+    findings = (
+        *result.findings,
+        Finding(BYTES_ID, Status.PASS, how_untouched),
+        Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
+    )
+    return result._replace(findings=findings, output_bytes=written.size_bytes, header_flags=flags_of(written))

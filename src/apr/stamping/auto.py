@@ -63,6 +63,8 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
             notes.append(f"the tensors do not decide the {what}: {', '.join(names)}")
     if checkpoint.format is Format.HF_DIRECTORY:  # It has no key of that name.
         stamps.pop("architecture", None)
+    if checkpoint.format is Format.GGUF:  # It has no other.
+        stamps = {key: value for key, value in stamps.items() if key == "architecture"}
     return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps))
 
 

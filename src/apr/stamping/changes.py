@@ -32,6 +32,9 @@ INSTEAD_OF_SET: Mapping[str, str] = MappingProxyType(
 OWNED_KEY_PREFIXES = ("apr_recorded", "hf_config", "hf_generation_config", "hf_tokenizer_files", "tokenizer.")
 """Metadata keys (or beginnings of keys) that other flags or `apr` itself look after; `--set` may not touch them."""
 
+GGUF_KEY_PREFIXES = ("tokenizer.ggml.", "tokenizer.chat_template")
+"""Beginnings of keys by which GGUF describes its tokenizer: plain values there, that `--set` may change."""
+
 
 @dataclass(frozen=True, slots=True)
 class StampChanges:
@@ -153,7 +156,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key in INSTEAD_OF_SET:
             remedy = f"use {INSTEAD_OF_SET[key]}"
-        elif key.startswith(OWNED_KEY_PREFIXES):
+        elif key.startswith(OWNED_KEY_PREFIXES) and not key.startswith(GGUF_KEY_PREFIXES):
             remedy = f"use {OPTIONS['tokenizer']} DIR for the tokenizer; the records of apr are not edited by hand"
         else:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,7 +67,7 @@ class Editor(NamedTuple):
 
 def restamped(stamps: tuple[Stamp, ...], values: Mapping[StampKey, str], place: str) -> tuple[Stamp, ...]:
     """`stamps` with the new `values`; a key that had no stamp gets one at `place`."""
-    kept = [replace(stamp, value=values.get(stamp.key, stamp.value)) for stamp in stamps]
+    kept = [stamp._replace(value=values.get(stamp.key, stamp.value)) for stamp in stamps]
     present = {stamp.key for stamp in stamps}
     added = [Stamp(key, value, f"{place}: {key.value}") for key, value in values.items() if key not in present]
     return (*kept, *added)
@@ -81,8 +80,13 @@ def tokenizer_change(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> Chan
     return None if previous == new else Change("tokenizer", previous or None, new, was_absent=not previous)
 
 
-def refuse_fields(checkpoint: Checkpoint, changes: StampChanges, fields: tuple[str, ...], reason: str) -> None:
-    """Raise UsageError when `changes` sets one of `fields`, which have no place in this format."""
+def refuse_fields(
+    checkpoint: Checkpoint, changes: StampChanges, fields: tuple[str, ...], reason: str, remedy: str | None = None
+) -> None:
+    """Raise UsageError when `changes` sets one of `fields`, which have no place in this format.
+
+    remedy: what to do instead, if not to convert the checkpoint to an `.apr`.
+    """
     given = [OPTIONS[name] for name in fields if getattr(changes, name) is not None]
     if given:
         raise UsageError(
@@ -90,7 +94,7 @@ def refuse_fields(checkpoint: Checkpoint, changes: StampChanges, fields: tuple[s
             where=str(checkpoint.path),
             expected="stamps that the format has a place for",
             found=reason,
-            remedy=f"apr import {checkpoint.path} -o X.apr, then stamp X.apr",
+            remedy=remedy or f"apr import {checkpoint.path} -o X.apr, then stamp X.apr",
         )
 
 

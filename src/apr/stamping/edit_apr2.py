@@ -20,7 +20,7 @@ from apr.formats.base import Checkpoint
 from apr.formats.json_text import without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.identity.claim import read_stamp
-from apr.stamping.changes import StampChanges
+from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import CONFIG_KEYS, METADATA_KEYS, Edit, Editor, restamped, stamps_given, tokenizer_change
 from apr.stamping.history import change_of
@@ -107,6 +107,7 @@ def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`: header flags kept (row-major and HAS_VOCAB added where true), tensors streamed."""
     from apr.convert.metering import UNMETERED
     from apr.formats.apr2.write import write_apr2
+    from apr.formats.writing import STAMP_SLACK_BYTES
 
     copy_of = (edit.meter or UNMETERED).copy_of
     write_apr2(
@@ -115,6 +116,7 @@ def write(edit: Edit, path: Path) -> None:
         tensors=[*map(copy_of, edit.before.tensors.values()), *_embedded_files(edit)],
         flags=_flags(edit),
         spelling=spelling_of(edit.before.metadata),
+        metadata_slack_bytes=STAMP_SLACK_BYTES,
     )
 
 
@@ -177,6 +179,13 @@ def _settings_of_config(config: Mapping[str, Any], settings: Mapping[str, Any]) 
 
 def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
+        if _is_tokenizer_key(key):
+            raise UsageError(
+                "this key cannot be set with --set",
+                where=f"--set {key}",
+                found=key,
+                remedy=f"use {OPTIONS['tokenizer']} DIR for the tokenizer of an .apr",
+            )
         problem = typed_problem(key, value) if key in TYPED_KEYS else None
         if problem is not None:
             raise UsageError(

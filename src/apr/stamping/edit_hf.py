@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.errors import DamagedFileError, InputOutputError
+from apr.convert.metering import UNMETERED
+from apr.errors import DamagedFileError
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.hf.read import CONFIG_FILE_NAME, directory_stamps
 from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
@@ -23,11 +23,10 @@ from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
 from apr.storage.atomic import atomic_directory
-from apr.storage.copying import apply_patch
+from apr.storage.copying import copy_file
 from apr.storage.inplace import content_of
 from apr.storage.patches import Change as DirectoryChange
-from apr.storage.patches import FilePatch, Replacement
-from apr.storage.reading import SourceFile
+from apr.storage.patches import Replacement
 
 LONGEST_FILE_BYTES = 64 << 20
 PROVENANCE_PLACE = f"{RECORDED_FILE_NAME}: provenance"
@@ -118,6 +117,8 @@ def write(edit: Edit, path: Path) -> None:
     source = edit.before.path
     changed = _changed_files(edit)
     left_out = changed.keys() | _retired_files(edit)
+    patches = {patch.name: patch for patch in change(edit).patches}
+    meter = edit.meter or UNMETERED
     with atomic_directory(path) as copy:
         for entry in sorted(source.rglob("*")):
             name = entry.relative_to(source)
@@ -126,11 +127,9 @@ def write(edit: Edit, path: Path) -> None:
             elif not entry.is_file():
                 raise _no_file(entry)
             elif str(name) not in left_out:
-                shutil.copyfile(entry, copy / name)
+                copy_file(entry, copy / name, patches.get(str(name)), meter.add)
         for file_name, data in changed.items():
             (copy / file_name).write_bytes(data)
-        for patch in change(edit).patches:
-            apply_patch(copy / patch.name, patch)
 
 
 def change(edit: Edit) -> DirectoryChange:
@@ -139,22 +138,11 @@ def change(edit: Edit) -> DirectoryChange:
     names = {**_changed_files(edit), **dict.fromkeys(_retired_files(edit))}
     replacements = (Replacement(name, content_of(directory / name), names[name]) for name in sorted(names))
     patches = tuple(
-        _patch(file, edit.after.weight_metadata[file.path.name])
+        plan_metadata_patch(file, edit.after.weight_metadata[file.path.name])
         for file in edit.before.files
         if edit.after.weight_metadata.get(file.path.name) != edit.before.weight_metadata.get(file.path.name)
     )
     return DirectoryChange(patches, tuple(each for each in replacements if each.old != each.new))
-
-
-def _patch(file: SourceFile, texts: Mapping[str, str]) -> FilePatch:
-    if file.path.is_symlink():
-        raise InputOutputError(
-            "a weight file that carries stamps is a link, and the file it leads to may belong to others too",
-            where=str(file.path),
-            found=f"a link to {file.path.readlink()}",
-            remedy="write a stamped copy with -o OUT",
-        )
-    return plan_metadata_patch(file, texts)
 
 
 def _no_file(path: Path) -> DamagedFileError:

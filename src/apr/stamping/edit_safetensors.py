@@ -71,9 +71,10 @@ def write(edit: Edit, path: Path) -> None:
     """The stamped file at `path`, tensors streamed."""
     from apr.convert.metering import UNMETERED
     from apr.formats.safetensors.write import write_safetensors
+    from apr.formats.writing import STAMP_SLACK_BYTES
 
     tensors = [(edit.meter or UNMETERED).copy_of(entry) for entry in edit.before.tensors.values()]
-    write_safetensors(path, tensors=tensors, metadata=edit.after.metadata)
+    write_safetensors(path, tensors=tensors, metadata=edit.after.metadata, metadata_slack_bytes=STAMP_SLACK_BYTES)
 
 
 def change(edit: Edit) -> DirectoryChange:

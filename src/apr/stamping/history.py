@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from apr import __version__
@@ -62,4 +61,4 @@ def history_entry(
 
 def with_entry(recorded: Recorded, entry: Mapping[str, Any]) -> Recorded:
     """`recorded` with `entry` as the newest of its history; everything else as it was."""
-    return replace(recorded, history=(*recorded.history, entry))
+    return recorded._replace(history=(*recorded.history, entry))

@@ -6,27 +6,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from apr.errors import RefusedError
+from apr.errors import InputOutputError, RefusedError
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
 from apr.stamping.edit import Edit
 from apr.storage import operations
-from apr.storage.atomic import atomic_file
-from apr.storage.copying import copy_patched
-from apr.storage.inplace import FileChangedError, change_in_place, opened
+from apr.storage.inplace import FileChangedError, change_in_place
 from apr.storage.journal import journal_of_directory, journal_of_file
 from apr.storage.locking import lock_exclusive
-from apr.storage.patches import Change, FilePatch
+from apr.storage.patches import Change, by_copy
 
 BYTES_ID = "INV-STAMP-BYTES-001"
 
 
-def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], None]) -> bool:
-    """Carry out `change`, which `edit` planned, on the files of `edit.before`, which are open.
+def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], None]) -> Change:
+    """Carry out `change`, which `edit` planned, on the files of `edit.before`, which are open; returns what was done.
 
     `check` gets the reopened checkpoint before the stamp is final; what it raises takes everything back. Where the
-    file system cannot make room inside a file, a changed copy takes its place in one rename; of a directory that is
-    left to the caller (False). Raises FileChangedError when somebody else changed the files since they were read.
+    file system cannot make room inside a file, its changed copy takes its place (`FilePatch.by_copy`). Raises
+    FileChangedError when somebody else changed the files since they were read.
     """
     path = edit.before.path
     is_directory = edit.before.format is Format.HF_DIRECTORY
@@ -42,10 +40,9 @@ def apply_in_place(edit: Edit, change: Change, check: Callable[[Checkpoint], Non
     try:
         change_in_place(directory, journal, change, check_result)
     except operations.NoRoomError:
-        if is_directory:
-            return False
-        _replace_by_copy(path, change.patches[0], edit, check)
-    return True
+        change = by_copy(change)
+        change_in_place(directory, journal, change, check_result)
+    return change
 
 
 def lock_alone(checkpoint: Checkpoint, change: Change) -> None:
@@ -56,6 +53,7 @@ def lock_alone(checkpoint: Checkpoint, change: Change) -> None:
         _check_same_file(checkpoint.directory.fileno(), checkpoint.path)
     for file in checkpoint.files:
         if file.path.name in patched:
+            _check_no_link(file.path)
             lock_exclusive(file.fileno(), file.path)
             _check_same_file(file.fileno(), file.path)
 
@@ -87,6 +85,16 @@ def check_untouched(before: Checkpoint, written: Checkpoint, change: Change) -> 
         )
 
 
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise InputOutputError(
+            "a weight file that carries stamps is a link, and the file it leads to may belong to others too",
+            where=str(path),
+            found=f"a link to {path.readlink()}",
+            remedy="write a stamped copy with -o OUT",
+        )
+
+
 def _check_same_file(descriptor: int, path: Path) -> None:
     mine = os.fstat(descriptor)
     try:
@@ -99,13 +107,3 @@ def _check_same_file(descriptor: int, path: Path) -> None:
             where=str(path),
             remedy="run again; nothing was changed",
         )
-
-
-def _replace_by_copy(path: Path, patch: FilePatch, edit: Edit, check: Callable[[Checkpoint], None]) -> None:
-    """The way of file systems that cannot make room: a copy, streamed by the kernel, changed, checked, renamed."""
-    with opened(path.parent, (patch,)) as files, atomic_file(path) as copy:
-        target = copy.fileno()
-        copy_patched(files[patch.name], target, patch)
-        with open_checkpoint(Path(f"/proc/self/fd/{target}")) as written:
-            check_untouched(edit.before, written, Change((patch,)))
-            check(written)

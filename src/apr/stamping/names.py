@@ -6,8 +6,9 @@ import difflib
 from dataclasses import replace
 from typing import NamedTuple
 
+from apr.errors import UsageError
 from apr.identity.atlas import Atlas, load_atlas
-from apr.identity.claim import normalise, read_stamp
+from apr.identity.claim import OTHER_SPELLINGS, normalise, read_stamp
 from apr.stamping.changes import OPTIONS, StampChanges
 
 MOST_SUGGESTIONS = 3
@@ -40,6 +41,31 @@ def with_family_slug(changes: StampChanges) -> tuple[StampChanges, tuple[str, ..
     slug = slugs.pop()
     note = f"`architecture` is written as {slug!r}, since readers take the key for the family; {given!r} was given"
     return replace(changes, architecture=slug), (note,)
+
+
+def gguf_name(architecture: str) -> str:
+    """The name GGUF has for the family `architecture`, as `qwen2moe` for `qwen2_moe`; UsageError where it has none."""
+    from apr.formats.gguf.architectures import ARCHITECTURES
+
+    if architecture in ARCHITECTURES:
+        return architecture
+    word = normalise(architecture)
+    spelled = [name for name in sorted(ARCHITECTURES) if normalise(name) == word]
+    meant = [name for name in sorted(ARCHITECTURES) if architecture in _model_types_of(name)]
+    if spelled or len(meant) == 1:
+        return (spelled or meant)[0]
+    close = ", ".join(meant or nearest(architecture, set(ARCHITECTURES)))
+    raise UsageError(
+        "GGUF has no name for this architecture",
+        where=OPTIONS["architecture"],
+        expected="a value of general.architecture that llama.cpp knows" + (f"; nearest: {close}" if close else ""),
+        found=architecture,
+        remedy="give the name that llama.cpp has for it",
+    )
+
+
+def _model_types_of(gguf_name: str) -> set[str]:
+    return {each.model_type for each in read_stamp(gguf_name)} | {OTHER_SPELLINGS.get(normalise(gguf_name), "")}
 
 
 def unknown_names(changes: StampChanges) -> tuple[UnknownName, ...]:

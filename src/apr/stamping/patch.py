@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from apr.convert.metering import Report
 
 HISTORY_ID = "INV-STAMP-HISTORY-001"
+BY_COPY_NOTE = (
+    "this file system cannot make room inside a file: a changed copy took its place, other hard links keep the old one"
+)
 ATTEMPTS = 5  # when another stamp comes first, this one is planned again
 
 
@@ -36,6 +39,10 @@ def editor_of(format_: Format) -> Editor:
         from apr.stamping import edit_safetensors
 
         return edit_safetensors.EDITOR
+    if format_ is Format.GGUF:
+        from apr.stamping import edit_gguf
+
+        return edit_gguf.EDITOR
     from apr.stamping import edit_hf
 
     return edit_hf.EDITOR
@@ -89,20 +96,15 @@ def stamp_file(
     InputOutputError. After any of them input and output are as they were.
     """
     source = Path(path)
-    notes: tuple[str, ...] = ()
     if undo:
         from apr.stamping.undo import check_undo
 
         check_undo(changes, auto=auto)
     elif not (auto and changes.is_empty):
         changes = checked_changes(changes)
-        if changes.architecture is not None:
-            from apr.stamping.names import with_family_slug
-
-            changes, notes = with_family_slug(changes)
     _check_reason(force_reason)
     destination = _destination(source, output, in_place=in_place, force=force)
-    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, notes, report)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, (), report)
     for _ in range(ATTEMPTS - 1):
         try:
             return _stamp(order)
@@ -144,6 +146,7 @@ def _stamp(order: _Order) -> StampResult:
         editor = editor_of(checkpoint.format)
         if destination.in_place and not order.is_dry_run:
             check_writable(_written_file(checkpoint))
+        order = _with_family_slug(order, checkpoint.format)
         if order.is_auto:
             order = _with_shown_identity(order, checkpoint)
         edit, findings, entry = (
@@ -163,6 +166,16 @@ def _stamp(order: _Order) -> StampResult:
         from apr.stamping.anew import write_anew
 
         return write_anew(editor, edit, result, order.report)
+
+
+def _with_family_slug(order: _Order, format_: Format) -> _Order:
+    if order.changes.architecture is None:
+        return order
+    from apr.stamping.names import with_family_slug
+
+    changes, notes = with_family_slug(order.changes)
+    # GGUF has names of its own, which the editor looks up.
+    return order._replace(changes=changes, notes=() if format_ is Format.GGUF else notes)
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
@@ -231,16 +244,17 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
         check_stamps(edit, written)
         sizes.append((written.size_bytes, flags_of(written)))
 
-    if not apply_in_place(edit, change, check):
-        return None
+    done = apply_in_place(edit, change, check)
     size_bytes, flags = sizes[-1]
-    count = len(edit.before.tensors)
+    is_copied = any(patch.by_copy for patch in done.patches)
+    how = "were copied as they stood" if is_copied else "stand as they stood; no byte of them was written"
     findings = (
         *result.findings,
-        Finding(BYTES_ID, Status.PASS, f"{count} tensors stand as they stood; no byte of them was written"),
+        Finding(BYTES_ID, Status.PASS, f"{len(edit.before.tensors)} tensors {how}"),
         Finding(HISTORY_ID, Status.PASS, f"{len(result.changes)} previous values kept in the history"),
     )
-    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags)
+    notes = (*result.notes, *((BY_COPY_NOTE,) if is_copied else ()))
+    return result._replace(findings=findings, output_bytes=size_bytes, header_flags=flags, notes=notes)
 
 
 def check_stamps(edit: Edit, written: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError
+from apr.storage.operations import sync_directory
 
 # What the user can do about each refusal of the operating system.
 _REMEDIES = {
@@ -52,7 +53,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             if is_unnamed:
                 _give_name(file.fileno(), temporary)
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -84,7 +85,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield temporary
         _sync_tree(temporary)
         os.rename(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException as error:
         _remove_tree(temporary)
         if isinstance(error, OSError):
@@ -140,14 +141,6 @@ def _give_name(descriptor: int, temporary: Path) -> None:
         os.close(directory)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(directory: Path) -> None:
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -156,7 +149,7 @@ def _sync_tree(directory: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_directory(Path(folder))
+        sync_directory(Path(folder))
 
 
 def refusal(error: OSError, path: Path) -> AprError:

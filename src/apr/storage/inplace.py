@@ -2,6 +2,8 @@
 
 Order: the journal is written and synced; room is made, bytes are written and synced; the result is checked; the
 journal is removed. Before the journal is whole nothing has changed; from then on `apr.storage.recovery` can finish.
+Where room cannot be made inside a file, its changed copy (`apr.storage.exchange`) is written before the journal is
+whole, and changes places with it after.
 The caller holds the exclusive lock of every file changed (`apr.storage.locking`).
 """
 
@@ -12,15 +14,15 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 from apr.errors import InputOutputError
 from apr.storage import operations
 from apr.storage.atomic import refusal
-from apr.storage.journal import encode_journal
+from apr.storage.journal import encode_journal, new_beside
 from apr.storage.patches import Change, FilePatch, Replacement
 from apr.storage.reading import held
 
-_NEW_SUFFIX = ".apr-new"
 _NEW_FILE_MODE = 0o644
 
 
@@ -40,16 +42,17 @@ def change_in_place(directory: Path, journal: Path, change: Change, check: Calla
             check_unchanged(files[patch.name], patch, directory)
         _check_small_files(directory, change.replacements)
         try:
-            _commit(journal, encode_journal(change))
-            try:
-                carry_out(directory, files, change)
-                with held(directory):
-                    check()
-            except BaseException:
-                take_back(directory, files, change)
+            with _copies(directory, journal, files, change):
+                try:
+                    carry_out(directory, files, change)
+                    with held(directory):
+                        check()
+                except BaseException:
+                    take_back(directory, files, change)
+                    operations.remove(journal)
+                    raise
+                finish(directory, change)
                 operations.remove(journal)
-                raise
-            operations.remove(journal)
         except operations.NoRoomError:
             raise
         except OSError as error:
@@ -59,6 +62,9 @@ def change_in_place(directory: Path, journal: Path, change: Change, check: Calla
 def carry_out(directory: Path, files: Mapping[str, int], change: Change) -> None:
     """Every step of `change` that is not done yet; may be called again after any interruption."""
     for patch in change.patches:
+        if patch.by_copy:
+            _exchange().put_in_place(directory, patch, patch.new_size_bytes)
+            continue
         descriptor = files[patch.name]
         if patch.room_bytes and os.fstat(descriptor).st_size == patch.size_bytes:
             operations.insert_range(descriptor, patch.room_offset_bytes, patch.room_bytes)
@@ -76,6 +82,9 @@ def take_back(directory: Path, files: Mapping[str, int], change: Change) -> None
     for each in change.replacements:
         _put(directory, each, each.old)
     for patch in change.patches:
+        if patch.by_copy:
+            _exchange().put_in_place(directory, patch, patch.size_bytes)
+            continue
         descriptor = files[patch.name]
         if patch.room_bytes and os.fstat(descriptor).st_size == patch.new_size_bytes:
             operations.collapse_range(descriptor, patch.room_offset_bytes, patch.room_bytes)
@@ -84,6 +93,16 @@ def take_back(directory: Path, files: Mapping[str, int], change: Change) -> None
                 operations.write(descriptor, splice.old, splice.old_offset_bytes)
         operations.sync(descriptor)
     if change.replacements:
+        operations.sync_directory(directory)
+    finish(directory, change)
+
+
+def finish(directory: Path, change: Change) -> None:
+    """Remove what stands beside the files for nothing, now that the change is final or taken back."""
+    copied = [patch for patch in change.patches if patch.by_copy]
+    for patch in copied:
+        _exchange().discard(directory, patch)
+    if copied:  # Before the journal goes: nothing else would ever find the copy.
         operations.sync_directory(directory)
 
 
@@ -127,23 +146,43 @@ def _check_small_files(directory: Path, replacements: tuple[Replacement, ...]) -
             raise _changed(directory / each.name, "the content it had", "another")
 
 
-def _commit(journal: Path, data: bytes) -> None:
-    """The journal, durable. Any failure removes it: nothing was changed then."""
-    descriptor = operations.create(journal, 0o600)
-    try:
-        operations.write(descriptor, data, 0)
-        operations.sync(descriptor)
-        operations.sync_directory(journal.parent)
-    except BaseException:
-        operations.remove(journal)
-        raise
-    finally:
-        os.close(descriptor)
+@contextmanager
+def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Change) -> Iterator[None]:
+    """The journal, durable and whole, beside every copy that `change` needs; copies stay locked within the block.
+
+    The journal is there, empty, before the first copy, so that a copy that is cut off is found. Any failure before
+    the block removes both: nothing was changed then.
+    """
+    copied = [patch for patch in change.patches if patch.by_copy]
+    with ExitStack() as stack:
+        descriptor = operations.create(journal, 0o600)
+        try:
+            if copied:
+                operations.sync_directory(journal.parent)
+            for patch in copied:
+                stack.callback(os.close, _exchange().write_beside(directory, files[patch.name], patch))
+            operations.write(descriptor, encode_journal(change), 0)
+            operations.sync(descriptor)
+            operations.sync_directory(journal.parent)
+        except BaseException:
+            finish(directory, change)
+            operations.remove(journal)
+            raise
+        finally:
+            os.close(descriptor)
+        yield
+
+
+def _exchange() -> ModuleType:
+    """The module of changed copies, which only file systems without room inside files need."""
+    from apr.storage import exchange
+
+    return exchange
 
 
 def _put(directory: Path, replacement: Replacement, content: bytes | None) -> None:
     path = directory / replacement.name
-    beside = directory / f".{replacement.name}{_NEW_SUFFIX}"
+    beside = new_beside(path)
     operations.remove(beside)
     if content is None:
         operations.remove(path)

@@ -18,6 +18,8 @@ from apr.storage.checksums import crc32
 from apr.storage.patches import Change, FilePatch, Replacement, Splice
 
 SUFFIX = ".apr-journal"
+NEW_SUFFIX = ".apr-new"
+ASIDE_SUFFIX = ".apr-aside"
 DIRECTORY_JOURNAL_NAME = ".apr-journal"
 MAGIC = b"APRJRNL1"
 MOST_JOURNAL_BYTES = 1 << 30
@@ -29,17 +31,31 @@ _LONGEST_NAME_BYTES = 255
 
 def journal_of_file(path: Path) -> Path:
     """Where the journal of the file `path` (no symbolic link) stands."""
-    name = f".{path.name}{SUFFIX}"
-    raw = os.fsencode(name)
-    if len(raw) > _LONGEST_NAME_BYTES:
-        tag = f"{crc32(raw):08x}"
-        name = raw[: _LONGEST_NAME_BYTES - len(SUFFIX) - len(tag)].decode(errors="ignore") + tag + SUFFIX
-    return path.parent / name
+    return _beside(path, SUFFIX)
 
 
 def journal_of_directory(directory: Path) -> Path:
     """Where the journal of a change to several files of `directory` stands."""
     return directory / DIRECTORY_JOURNAL_NAME
+
+
+def new_beside(path: Path) -> Path:
+    """Where what will take the place of `path` stands until then."""
+    return _beside(path, NEW_SUFFIX)
+
+
+def aside_of(path: Path) -> Path:
+    """Where `path` stands for the instant in which two files change places by renames."""
+    return _beside(path, ASIDE_SUFFIX)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    name = f".{path.name}{suffix}"
+    raw = os.fsencode(name)
+    if len(raw) > _LONGEST_NAME_BYTES:
+        tag = f"{crc32(raw):08x}"
+        name = raw[: _LONGEST_NAME_BYTES - len(suffix) - len(tag)].decode(errors="ignore") + tag + suffix
+    return path.parent / name
 
 
 def encode_journal(change: Change) -> bytes:
@@ -61,6 +77,7 @@ def encode_journal(change: Change) -> bytes:
                 [splice.old_offset_bytes, count(splice.old), splice.new_offset_bytes, count(splice.new)]
                 for splice in patch.splices
             ],
+            patch.by_copy,
         ]
         for patch in change.patches
     ]
@@ -111,8 +128,9 @@ def _change(description: Any, blobs: Any) -> Change:
                 Splice(old_offset, take(old) or b"", new_offset, take(new) or b"")
                 for old_offset, old, new_offset, new in splices
             ),
+            bool(by_copy),
         )
-        for name, size, room_offset, room, splices in description["patches"]
+        for name, size, room_offset, room, splices, by_copy in description["patches"]
     )
     replacements = tuple(
         Replacement(_plain_name(name), take(old), take(new)) for name, old, new in description["replacements"]

@@ -19,6 +19,7 @@ class FilePatch(NamedTuple):
 
     room_bytes zeros appear at room_offset_bytes (whole blocks; 0: none), then the splices are written. A splice that
     begins at or before the room and ends at or behind it has a `new` that is longer by the room; one behind it moves.
+    by_copy: the file system cannot make the room, so a changed copy takes the place of the file.
     """
 
     name: str
@@ -26,6 +27,7 @@ class FilePatch(NamedTuple):
     room_offset_bytes: int
     room_bytes: int
     splices: tuple[Splice, ...]
+    by_copy: bool = False
 
     @property
     def new_size_bytes(self) -> int:
@@ -45,6 +47,13 @@ class Change(NamedTuple):
 
     patches: tuple[FilePatch, ...] = ()
     replacements: tuple[Replacement, ...] = ()
+
+
+def by_copy(change: Change) -> Change:
+    """`change` with a changed copy for every file in which room has to be made."""
+    return change._replace(
+        patches=tuple(patch._replace(by_copy=True) if patch.room_bytes else patch for patch in change.patches)
+    )
 
 
 def is_between(patch: FilePatch, current: list[bytes], *, has_room: bool) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from apr.errors import DamagedFileError, InputOutputError, NotFoundError
-from apr.storage.journal import journal_of_directory, journal_of_file
+from apr.storage.journal import aside_of, journal_of_directory, journal_of_file
 from apr.storage.locking import lock_shared
 
 _KINDS = {
@@ -74,12 +74,15 @@ def is_held(path: Path) -> bool:
 class SourceFile:
     """A file opened once for positional reads; `size_bytes` is its size when it was opened.
 
-    Reads go through the descriptor, so a path that is replaced meanwhile does not mix two files.
+    Reads go through the descriptor, so a path that is replaced meanwhile does not mix two files. is_remote: the bytes
+    come over the network (`apr.storage.remote`), so nothing is read that can be done without.
     """
+
+    is_remote = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = _open_regular(path)
+        self._descriptor = _open_settled(path)
         if not is_held(path):
             try:
                 lock_shared(self._descriptor, path)
@@ -179,10 +182,17 @@ def _not_found(path: Path) -> NotFoundError:
 
 
 class HeldDirectory:
-    """A directory whose files are read together: no stamp in place happens in it until it is closed."""
+    """A directory whose files are read together: no stamp in place happens in it until it is closed.
+
+    local_name: what it is called on this machine in commands for the user; for one on another machine, once it is
+    downloaded.
+    """
+
+    is_remote = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.local_name = str(path)
         self._descriptor = _open_directory(path)
         if not is_held(path):
             try:
@@ -208,9 +218,39 @@ class HeldDirectory:
         if getattr(self, "_descriptor", -1) >= 0:
             self.close()
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Say which files will be asked for; only a directory that is far away makes something of it."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry `name`, also when it is a link that leads nowhere."""
+        return os.path.lexists(self.path / name)
+
+    def holds(self, name: str) -> bool:
+        """Whether `name` leads to a file."""
+        return os.path.isfile(self.path / name)
+
+    def open(self, name: str) -> SourceFile:
+        """The file `name`, for the caller to close; raises as `SourceFile`."""
+        return SourceFile(self.path / name)
+
+    def names(self, known: Iterable[str] = ()) -> list[str]:
+        """All entries, sorted; of a directory that cannot be listed, those of `known` that are there."""
+        return sorted(os.listdir(self.path))
+
 
 def _open_directory(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_settled(path: Path) -> int:
+    """As `_open_regular`; a file that an interrupted stamp left without its name gets it back first."""
+    try:
+        return _open_regular(path)
+    except NotFoundError:
+        if os.path.lexists(path) or is_held(path) or not os.path.lexists(aside_of(Path(os.path.abspath(path)))):
+            raise
+    settle(path)
+    return _open_regular(path)
 
 
 def _open_regular(path: Path) -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from apr.errors import AprError, DamagedFileError, InputOutputError
 from apr.storage import operations
-from apr.storage.inplace import carry_out, content_of, opened, take_back
-from apr.storage.journal import MOST_JOURNAL_BYTES, decode_journal
+from apr.storage.exchange import left_beside, restore_aside
+from apr.storage.inplace import carry_out, content_of, finish, opened, take_back
+from apr.storage.journal import MOST_JOURNAL_BYTES, aside_of, decode_journal
 from apr.storage.locking import lock_exclusive
 from apr.storage.patches import Change, FilePatch, is_between
 
@@ -27,7 +28,7 @@ def recover(journal: Path, locked: Path) -> None:
     files are neither as before nor as after nor on the way between.
     """
     try:
-        descriptor = os.open(locked, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(_standing(locked), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _not_possible(journal, error) from error
     try:
@@ -37,6 +38,12 @@ def recover(journal: Path, locked: Path) -> None:
             _say(locked, _settle(journal, decode_journal(data), locked))
     finally:
         os.close(descriptor)
+
+
+def _standing(locked: Path) -> Path:
+    """`locked`, or where it stands for the instant in which it has no name of its own (`apr.storage.exchange`)."""
+    aside = aside_of(locked)
+    return aside if not os.path.lexists(locked) and os.path.lexists(aside) else locked
 
 
 def _read(journal: Path) -> bytes | None:
@@ -55,10 +62,16 @@ def _settle(journal: Path, change: Change | None, locked: Path) -> str:
     directory = journal.parent
     try:
         if change is None:
+            for copy in left_beside(directory, locked):
+                operations.remove(copy)
+            operations.sync_directory(directory)
             operations.remove(journal)
             return "taken back: nothing had been changed yet"
         if not locked.is_dir() and ([patch.name for patch in change.patches] != [locked.name] or change.replacements):
             raise _unfit(journal, f"a change to {locked.name} alone", "a change to other files")
+        for patch in change.patches:
+            if patch.by_copy:
+                restore_aside(directory / patch.name)
         with opened(directory, change.patches) as files:
             for patch in change.patches:
                 _check_fits(journal, files[patch.name], patch)
@@ -80,6 +93,7 @@ def _finish(directory: Path, files: Mapping[str, int], change: Change) -> str:
     except OSError:
         take_back(directory, files, change)
         return "taken back: the system refused to finish it"
+    finish(directory, change)
     return "finished"
 
 

@@ -13,7 +13,7 @@ from apr.formats.apr2.metadata import apr2_metadata
 from apr.formats.apr2.tokenizer import tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
 from apr.formats.recorded import Recorded, TrainingRecord
-from apr.formats.writing import TensorToWrite
+from apr.formats.writing import STAMP_SLACK_BYTES, TensorToWrite
 from apr.gates.facts import Written
 from apr.gates.road import check_saved
 from apr.identity.types import Architecture
@@ -82,7 +82,10 @@ def save_checkpoint(path: Path, contents: CheckpointContents) -> SavedCheckpoint
     unchecked = path.with_name(f".{path.name}.unchecked")
     try:
         written = write_apr2(
-            unchecked, metadata=metadata, tensors=[*tensors, *tokenizer_tensors(contents.tokenizer_files)]
+            unchecked,
+            metadata=metadata,
+            tensors=[*tensors, *tokenizer_tensors(contents.tokenizer_files)],
+            metadata_slack_bytes=STAMP_SLACK_BYTES,
         )
         _check(unchecked, path, contents, digests)
         _publish(unchecked, path)

@@ -7,7 +7,7 @@ checks"). Shards made by upstream's encoder, without our extras, stay usable: wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -75,7 +75,7 @@ def _overridden(finding: Finding, allowed: Mapping[str, str]) -> Finding:
     if reason is None or finding.status is not Status.REFUSE:
         return finding
     message = f"let through by the user ({reason}); would have refused: {finding.message}"
-    return replace(finding, status=Status.UNCHECKED, message=message)
+    return finding._replace(status=Status.UNCHECKED, message=message)
 
 
 def _fingerprint(scan: CorpusScan) -> str:

@@ -1,14 +1,15 @@
-"""Quantised tensors of APR v2 as float32, for loading. Block layouts: `docs/format-apr2.md`, "Quantised forms"."""
+"""Quantised tensors of APR v2 and GGUF as float32. Block layouts: `docs/format-apr2.md`, "Quantised forms", and ggml's
+as the `gguf` package decodes them."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, UsageError
 from apr.formats.apr2.extents import padded_rows_size_bytes
 from apr.formats.damage import FILE_INTEGRITY
-from apr.formats.dtypes import ENCODINGS, DType, stored_size_bytes
+from apr.formats.dtypes import ENCODINGS, NOT_DECODED, DType, stored_size_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,8 @@ def dequantize(raw: bytes, dtype: DType, shape: tuple[int, ...], *, where: str =
     """The values of a quantised tensor, shape `shape`, from its stored bytes; `where` names it in errors.
 
     Raises DamagedFileError when `raw` has another size than dtype and shape allow, or when the size fits both ways of
-    laying out rows that are no multiple of the block, so that the values are not known.
+    laying out rows that are no multiple of the block, so that the values are not known; UsageError for a block type
+    that is not decoded.
     """
     import numpy as np
 
@@ -38,9 +40,16 @@ def dequantize(raw: bytes, dtype: DType, shape: tuple[int, ...], *, where: str =
     if dtype is DType.APR_Q4:
         _check_size(raw, {stored_size_bytes(dtype, count)}, dtype, shape, where)
         return _apr_q4(raw, count).reshape(shape)
-    if dtype in (DType.Q4_K, DType.Q6_K):
-        return _ggml(raw, dtype, shape, where)
-    raise ValueError(f"{dtype} is not a quantised dtype")
+    if not ENCODINGS[dtype].is_quantized:
+        raise ValueError(f"{dtype} is not a quantised dtype")
+    if dtype in NOT_DECODED:
+        raise UsageError(
+            "the values of this block type are not decoded",
+            where=where,
+            found=str(dtype),
+            remedy="use a file of another type of quantisation",
+        )
+    return _ggml(raw, dtype, shape, where)
 
 
 def _apr_q4(raw: bytes, count: int) -> NDArray[np.float32]:

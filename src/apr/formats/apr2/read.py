@@ -19,7 +19,16 @@ from apr.formats.apr2.metadata import (
 )
 from apr.formats.apr2.sections import Sections, read_sections
 from apr.formats.apr2.tokenizer import TENSOR_PREFIX, recorded_vocabulary_size, tokenizer_loader, tokenizer_problems
-from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, Stamp, StampKey, TensorEntry
+from apr.formats.base import (
+    TOKENIZER_NOT_FETCHED,
+    Checkpoint,
+    ChecksumVerifier,
+    Format,
+    IntegrityProblem,
+    Stamp,
+    StampKey,
+    TensorEntry,
+)
 from apr.formats.config_stamps import config_stamps
 from apr.formats.json_text import parse_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY, Recorded, recorded_from_json
@@ -35,7 +44,11 @@ def read_apr2(path: Path) -> Checkpoint:
     Raises DamagedFileError where header, metadata or index contradict themselves or the file's size; contradictions
     that leave everything readable (no footer, a typed key of another type) are `Checkpoint.problems`.
     """
-    file = SourceFile(Path(path))
+    return apr2_in(SourceFile(Path(path)))
+
+
+def apr2_in(file: SourceFile) -> Checkpoint:
+    """As `read_apr2`, of a file that is open, here or on another machine; an error closes it."""
     try:
         return _checkpoint(file)
     except BaseException:
@@ -56,6 +69,7 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
     tokenizer_entries = [each for each in entries if each.name.startswith(TENSOR_PREFIX)]
     problems += tokenizer_problems(file.path, metadata, tokenizer_entries)
     load_tokenizer = tokenizer_loader(metadata, tokenizer_entries)
+    is_distant = file.is_remote and bool(tokenizer_entries)
     return Checkpoint(
         path=file.path,
         format=Format.APR2,
@@ -69,7 +83,8 @@ def _checkpoint(file: SourceFile) -> Checkpoint:
         generation_config=_object(metadata, GENERATION_CONFIG_KEY),
         recorded=recorded,
         tokenizer_files=load_tokenizer,
-        count_tokenizer_rows=lambda: recorded_vocabulary_size(metadata, load_tokenizer),
+        count_tokenizer_rows=lambda: None if is_distant else recorded_vocabulary_size(metadata, load_tokenizer),
+        tokenizer_note=TOKENIZER_NOT_FETCHED if is_distant else None,
         problems=tuple(problems),
         verify_checksums=_verifier(file, entries, recorded, has_footer),
     )

@@ -34,13 +34,14 @@ def write_apr2(
     tensors: Sequence[TensorToWrite],
     flags: Flags | None = None,
     spelling: Spelling = Spelling.OMITTED,
-    metadata_slot_bytes: int = 0,
+    metadata_slack_bytes: int = 0,
 ) -> WrittenFile:
     """Write `tensors` with `metadata` to `path`, atomically; one tensor chunk is in memory at a time.
 
     flags: None sets row-major, and HAS_VOCAB when the metadata or the tensors carry a tokenizer. Index and data are
-    sorted by name in byte order, every section and tensor starts on a multiple of 64 bytes. metadata_slot_bytes: room
-    to keep for metadata that grows later, zeros behind what is there now. Raises UsageError when the format cannot hold
+    sorted by name in byte order, every section and tensor starts on a multiple of 64 bytes. metadata_slack_bytes: room
+    for metadata that grows later, zeros behind what is there now; its recorded size stays exact, and the tensor index
+    lies that much further on, which every reader follows. Raises UsageError when the format cannot hold
     a tensor, when a tensor yields another number of bytes than announced, or when the digests recorded in the metadata
     are not those of the bytes; InputOutputError when the operating system refuses.
     """
@@ -49,7 +50,7 @@ def write_apr2(
     ordered = sorted(tensors, key=lambda tensor: tensor.name.encode())
     if flags is None:
         flags = default_flags(metadata, tensors)
-    head = _head(encode_metadata(metadata, spelling), ordered, flags, metadata_slot_bytes)
+    head = _head(encode_metadata(metadata, spelling), ordered, flags, metadata_slack_bytes)
     with atomic_file(path) as file:
         output = _SummedOutput(file)
         output.write(head)
@@ -96,7 +97,7 @@ def _write_tensor(output: _SummedOutput, tensor: TensorToWrite) -> str:
     return hasher.hexdigest()
 
 
-def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags, metadata_slot_bytes: int) -> bytes:
+def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags, metadata_slack_bytes: int) -> bytes:
     """Header, metadata and index with their padding."""
     entries = []
     offset_bytes = 0
@@ -104,7 +105,7 @@ def _head(metadata: bytes, ordered: Sequence[TensorToWrite], flags: Flags, metad
         entries.append(IndexEntry(tensor.name, tensor.dtype, tensor.shape, offset_bytes, tensor.size_bytes))
         offset_bytes = aligned(offset_bytes + tensor.size_bytes)
     index = pack_index(entries)
-    index_offset_bytes = HEADER_BYTES + aligned(max(len(metadata), metadata_slot_bytes))
+    index_offset_bytes = HEADER_BYTES + aligned(len(metadata) + metadata_slack_bytes)
     data_offset_bytes = index_offset_bytes + aligned(len(index))
     header = pack_header(
         flags=flags,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from apr.errors import DamagedFileError
-from apr.formats.base import Checkpoint, ChecksumVerifier, Format, IntegrityProblem, Stamp, TensorEntry
+from apr.formats.base import (
+    TOKENIZER_NOT_FETCHED,
+    Checkpoint,
+    ChecksumVerifier,
+    Format,
+    IntegrityProblem,
+    Stamp,
+    TensorEntry,
+)
 from apr.formats.config_stamps import config_stamps
 from apr.formats.damage import damaged
-from apr.formats.hf.weights import Weights, open_weights
-from apr.formats.json_text import read_bounded, read_object, without_tagged_floats
+from apr.formats.hf.weights import INDEX_FILE_NAME, SINGLE_FILE_NAME, Weights, open_weights
+from apr.formats.json_text import read_bounded_in, read_object_in, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded, recorded_from_json
 from apr.formats.safetensors.header import METADATA_KEY
 from apr.formats.safetensors.read import stamps_in
@@ -23,6 +30,14 @@ from apr.storage.reading import HeldDirectory
 
 CONFIG_FILE_NAME = "config.json"
 GENERATION_CONFIG_FILE_NAME = "generation_config.json"
+
+_FIRST_READ_NAMES = (
+    SINGLE_FILE_NAME,
+    INDEX_FILE_NAME,
+    CONFIG_FILE_NAME,
+    GENERATION_CONFIG_FILE_NAME,
+    RECORDED_FILE_NAME,
+)
 
 _LONGEST_CONFIG_BYTES = 16 << 20
 _LONGEST_RECORD_BYTES = 64 << 20
@@ -38,29 +53,32 @@ def read_hf_directory(directory: Path) -> Checkpoint:
     Raises DamagedFileError without weights or `config.json`, and where files contradict themselves or each other in a
     way that leaves the tensors undefined; what leaves them readable is in `Checkpoint.problems`.
     """
-    directory = Path(directory)
-    held = HeldDirectory(directory)
+    return read_held_directory(HeldDirectory(Path(directory)))
+
+
+def read_held_directory(directory: HeldDirectory) -> Checkpoint:
+    """As `read_hf_directory`, of a directory that is open, here or on another machine; an error closes it."""
     try:
+        directory.expect(_FIRST_READ_NAMES)
         weights = open_weights(directory)
         try:
-            return _checkpoint(directory, weights, held)
+            return _checkpoint(directory, weights)
         except BaseException:
             for file in weights.files:
                 file.close()
             raise
     except BaseException:
-        held.close()
+        directory.close()
         raise
 
 
-def _checkpoint(directory: Path, weights: Weights, held: HeldDirectory) -> Checkpoint:
-    if not os.path.lexists(directory / CONFIG_FILE_NAME):
+def _checkpoint(directory: HeldDirectory, weights: Weights) -> Checkpoint:
+    if not directory.has(CONFIG_FILE_NAME):
         raise _no_config(directory)
-    config = without_tagged_floats(read_object(directory / CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES))
-    recorded = _recorded(directory / RECORDED_FILE_NAME)
-    load_tokenizer = _tokenizer_loader(directory)
+    config = without_tagged_floats(read_object_in(directory, CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES))
+    recorded = _recorded(directory)
     return Checkpoint(
-        path=directory,
+        path=directory.path,
         format=Format.HF_DIRECTORY,
         files=weights.files,
         tensors=MappingProxyType(dict(weights.tensors)),
@@ -68,13 +86,14 @@ def _checkpoint(directory: Path, weights: Weights, held: HeldDirectory) -> Check
         config=MappingProxyType(config),
         config_place=CONFIG_FILE_NAME,
         weight_metadata=MappingProxyType(dict(weights.metadata)),
-        generation_config=_optional_object(directory / GENERATION_CONFIG_FILE_NAME),
+        generation_config=_generation_config(directory),
         recorded=recorded,
-        tokenizer_files=load_tokenizer,
-        count_tokenizer_rows=lambda: row_count(_read_present(directory, _VOCABULARY_FILE_NAMES)),
+        tokenizer_files=lambda: _tokenizer_files(directory),
+        count_tokenizer_rows=lambda: _tokenizer_rows(directory),
+        tokenizer_note=TOKENIZER_NOT_FETCHED if directory.is_remote else None,
         problems=weights.problems,
         verify_checksums=_verifier(weights.tensors, recorded.tensor_digests),
-        directory=held,
+        directory=directory,
     )
 
 
@@ -95,36 +114,59 @@ def _verifier(tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]) ->
     return verify
 
 
-def _optional_object(path: Path) -> Mapping[str, Any] | None:
-    if not os.path.lexists(path):
+def _generation_config(directory: HeldDirectory) -> Mapping[str, Any] | None:
+    if not directory.has(GENERATION_CONFIG_FILE_NAME):
         return None
-    return MappingProxyType(without_tagged_floats(read_object(path, _LONGEST_CONFIG_BYTES)))
+    values = read_object_in(directory, GENERATION_CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES)
+    return MappingProxyType(without_tagged_floats(values))
 
 
-def _recorded(path: Path) -> Recorded:
-    if not os.path.lexists(path):
+def _recorded(directory: HeldDirectory) -> Recorded:
+    if not directory.has(RECORDED_FILE_NAME):
         return NOTHING_RECORDED
-    return recorded_from_json(read_object(path, _LONGEST_RECORD_BYTES), where=str(path))
+    document = read_object_in(directory, RECORDED_FILE_NAME, _LONGEST_RECORD_BYTES)
+    return recorded_from_json(document, where=str(directory.path / RECORDED_FILE_NAME))
 
 
-def _read_present(directory: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def _tokenizer_files(directory: HeldDirectory) -> Mapping[str, bytes]:
+    return _FilesOnDemand(directory) if directory.is_remote else _read_present(directory, TOKENIZER_FILE_NAMES)
+
+
+def _tokenizer_rows(directory: HeldDirectory) -> int | None:
+    return None if directory.is_remote else row_count(_read_present(directory, _VOCABULARY_FILE_NAMES))
+
+
+def _read_present(directory: HeldDirectory, names: tuple[str, ...]) -> dict[str, bytes]:
     return {
-        name: read_bounded(directory / name, _LONGEST_TOKENIZER_FILE_BYTES)
-        for name in names
-        if (directory / name).is_file()
+        name: read_bounded_in(directory, name, _LONGEST_TOKENIZER_FILE_BYTES) for name in names if directory.holds(name)
     }
 
 
-def _tokenizer_loader(directory: Path) -> Callable[[], Mapping[str, bytes]]:
-    return lambda: _read_present(directory, TOKENIZER_FILE_NAMES)
+class _FilesOnDemand(Mapping[str, bytes]):
+    """Tokenizer files on another machine: their names cost little, each content is fetched when it is asked for."""
+
+    def __init__(self, directory: HeldDirectory) -> None:
+        self._directory = directory
+        self._names = directory.names(TOKENIZER_FILE_NAMES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        return read_bounded_in(self._directory, name, _LONGEST_TOKENIZER_FILE_BYTES)
 
 
-def _no_config(directory: Path) -> DamagedFileError:
+def _no_config(directory: HeldDirectory) -> DamagedFileError:
     return damaged(
         "the directory holds weights but no config, so nothing says what model they are",
-        path=directory,
+        path=directory.path,
         expected=CONFIG_FILE_NAME,
-        found=", ".join(sorted(os.listdir(directory)))[:200],
+        found=", ".join(directory.names(_FIRST_READ_NAMES))[:200],
         invariant="FALSIFY-APR-PRETRAIN-INIT-005",
         remedy=f"put the {CONFIG_FILE_NAME} of the model these weights come from into the directory",
     )

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, NotFoundError
 from apr.formats.base import IntegrityProblem, TensorEntry
 from apr.formats.damage import FILE_INTEGRITY, damaged
-from apr.formats.json_text import read_object
+from apr.formats.json_text import read_object_in
 from apr.formats.safetensors.header import read_header
-from apr.storage.reading import SourceFile
+from apr.storage.reading import HeldDirectory, SourceFile
 
 SINGLE_FILE_NAME = "model.safetensors"
 INDEX_FILE_NAME = "model.safetensors.index.json"
+
+NAMES_OF_OTHER_WEIGHTS = (
+    "config.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "model.pt",
+    "consolidated.00.pth",
+    "consolidated.safetensors",
+    "tf_model.h5",
+    "flax_model.msgpack",
+)
+"""What is looked for in a directory that cannot be listed, to say what it holds in place of safetensors."""
 
 _LONGEST_INDEX_BYTES = 64 << 20
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(NamedTuple):
     """All tensors of a directory by name, the open files they lie in, and what the files contradict each other in.
 
     metadata: file name to the texts of its `__metadata__`, for files that have some.
@@ -37,22 +49,22 @@ class Weights:
     metadata: Mapping[str, Mapping[str, str]]
 
 
-def open_weights(directory: Path) -> Weights:
+def open_weights(directory: HeldDirectory) -> Weights:
     """The weights in `directory`; the caller closes the files.
 
     Raises DamagedFileError when there are none, a shard of the index is missing or outside the directory, a listed
     tensor is not in its shard, or two shards hold the same name.
     """
-    has_index = os.path.lexists(directory / INDEX_FILE_NAME)
-    if os.path.lexists(directory / SINGLE_FILE_NAME):
+    has_index = directory.has(INDEX_FILE_NAME)
+    if directory.has(SINGLE_FILE_NAME):
         return _open_single(directory, has_index)
     if has_index:
         return _open_sharded(directory)
     raise _no_weights(directory)
 
 
-def _open_single(directory: Path, has_index: bool) -> Weights:
-    file = SourceFile(directory / SINGLE_FILE_NAME)
+def _open_single(directory: HeldDirectory, has_index: bool) -> Weights:
+    file = directory.open(SINGLE_FILE_NAME)
     try:
         tensors, texts = read_header(file)
     except BaseException:
@@ -63,7 +75,7 @@ def _open_single(directory: Path, has_index: bool) -> Weights:
         problems.append(
             IntegrityProblem(
                 "the directory holds two sets of weights, and loaders differ in which they take",
-                where=str(directory),
+                where=str(directory.path),
                 expected=f"{SINGLE_FILE_NAME} or {INDEX_FILE_NAME}",
                 found="both",
             )
@@ -71,18 +83,19 @@ def _open_single(directory: Path, has_index: bool) -> Weights:
     return Weights((file,), tensors, tuple(problems), {SINGLE_FILE_NAME: texts} if texts else {})
 
 
-def _open_sharded(directory: Path) -> Weights:
-    index_path = directory / INDEX_FILE_NAME
-    index = read_object(index_path, _LONGEST_INDEX_BYTES)
+def _open_sharded(directory: HeldDirectory) -> Weights:
+    index_path = directory.path / INDEX_FILE_NAME
+    index = read_object_in(directory, INDEX_FILE_NAME, _LONGEST_INDEX_BYTES)
     weight_map = _weight_map(index_path, index)
     names = sorted(set(weight_map.values()))
+    directory.expect(names)
     _check_shards_exist(directory, index_path, names)
     files: list[SourceFile] = []
     try:
         shards: dict[str, dict[str, TensorEntry]] = {}
         metadata: dict[str, Mapping[str, str]] = {}
         for name in names:
-            files.append(SourceFile(directory / name))
+            files.append(directory.open(name))
             shards[name], texts = read_header(files[-1])
             if texts:
                 metadata[name] = texts
@@ -119,8 +132,8 @@ def _stays_inside(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
-def _check_shards_exist(directory: Path, index_path: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (directory / name).exists()]
+def _check_shards_exist(directory: HeldDirectory, index_path: Path, names: list[str]) -> None:
+    missing = [name for name in names if not directory.holds(name)]
     if missing:
         raise DamagedFileError(
             f"{len(missing)} of {len(names)} shards listed in the index are missing",
@@ -176,13 +189,13 @@ def _unlisted(
     return [IntegrityProblem(what, str(index_path), "every stored tensor in weight_map", found)]
 
 
-def _stray_shards(directory: Path, listed: list[str]) -> list[IntegrityProblem]:
-    stray = sorted(name for name in os.listdir(directory) if _SHARD_NAME.fullmatch(name) and name not in listed)
+def _stray_shards(directory: HeldDirectory, listed: list[str]) -> list[IntegrityProblem]:
+    stray = [name for name in directory.names() if _SHARD_NAME.fullmatch(name) and name not in listed]
     if not stray:
         return []
     found = ", ".join(stray[:8]) + (", …" if len(stray) > 8 else "")
     what = "the directory holds shards that the index does not list"
-    return [IntegrityProblem(what, str(directory), f"only shards listed in {INDEX_FILE_NAME}", found)]
+    return [IntegrityProblem(what, str(directory.path), f"only shards listed in {INDEX_FILE_NAME}", found)]
 
 
 def _total_size_problems(
@@ -198,14 +211,24 @@ def _total_size_problems(
     return [IntegrityProblem(what, where, f"{claimed} bytes", f"{stored} bytes", is_harmless=True)]
 
 
-def _no_weights(directory: Path) -> DamagedFileError:
-    names = sorted(os.listdir(directory))
+def _no_weights(directory: HeldDirectory) -> DamagedFileError | NotFoundError:
+    names = directory.names(NAMES_OF_OTHER_WEIGHTS)
+    if not names and directory.is_remote:
+        return NotFoundError(
+            "there is no model at this address",
+            where=str(directory.path),
+            expected=f"{SINGLE_FILE_NAME} or {INDEX_FILE_NAME}, and config.json",
+            found="no file under any name that models have",
+            invariant="FALSIFY-APR-PRETRAIN-INIT-003",
+            remedy="check the address; name a single file by its own",
+        )
     pickles = [name for name in names if _PICKLE_NAME.fullmatch(name) and name != "training_args.bin"]
     if pickles:
         what = "the weights are stored as Python pickles, which can run code when they are read, so they are not read"
         remedy = (
             'convert once, where you trust the source: python -c "from transformers import AutoModelForCausalLM as M; '
-            f'M.from_pretrained({str(directory)!r}).save_pretrained({str(directory) + "-safetensors"!r})"'
+            f"M.from_pretrained({directory.local_name!r})"
+            f'.save_pretrained({directory.local_name + "-safetensors"!r})"'
         )
     elif "adapter_model.safetensors" in names:
         what = "the directory holds an adapter, not a whole model"
@@ -214,12 +237,14 @@ def _no_weights(directory: Path) -> DamagedFileError:
         what = "the directory holds no weights under the names Hugging Face gives them"
         files = [name for name in names if name.endswith((".apr", ".safetensors"))]
         remedy = (
-            f"name the file itself: {directory / files[0]}" if files else "check the path, or fetch the weight files"
+            f"name the file itself: {directory.path / files[0]}"
+            if files
+            else "check the path, or fetch the weight files"
         )
     listed = ", ".join(pickles or names) or "nothing"
     return damaged(
         what,
-        path=directory,
+        path=directory.path,
         expected=f"{SINGLE_FILE_NAME} or {INDEX_FILE_NAME}",
         found=listed if len(listed) <= 200 else listed[:200] + "…",
         remedy=remedy,

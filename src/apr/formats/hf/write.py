@@ -14,7 +14,7 @@ from apr.formats.json_text import with_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME, Recorded
 from apr.formats.safetensors.write import write_safetensors
 from apr.formats.tokenizer_facts import is_plain_file_name
-from apr.formats.writing import TensorToWrite, WrittenFile, check_tensors
+from apr.formats.writing import STAMP_SLACK_BYTES, TensorToWrite, WrittenFile, check_tensors
 from apr.storage.atomic import atomic_directory
 
 # transformers' own default for `max_shard_size` at the time of writing.
@@ -32,10 +32,12 @@ def write_hf_directory(
     generation_config: Mapping[str, Any] | None = None,
     recorded: Recorded = NOTHING_RECORDED,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    metadata_slack_bytes: int = STAMP_SLACK_BYTES,
 ) -> WrittenFile:
     """Write the directory `path`, which must not exist yet; it appears whole or not at all.
 
-    shard_bytes: weights beyond this size are split into shards with an index. The digests in the answer are of the
+    shard_bytes: weights beyond this size are split into shards with an index. metadata_slack_bytes: room in the header
+    of each weight file for texts that grow later. The digests in the answer are of the
     bytes written. Raises RefusedError when `path` exists, UsageError for what the directory cannot hold,
     InputOutputError when the operating system refuses.
     """
@@ -45,7 +47,7 @@ def write_hf_directory(
     for name in tokenizer_files:
         _check_file_name(name)
     with atomic_directory(path) as directory:
-        digests, size_bytes = _write_weights(directory, tensors, shard_bytes)
+        digests, size_bytes = _write_weights(directory, tensors, shard_bytes, metadata_slack_bytes)
         _write_json(directory / CONFIG_FILE_NAME, config)
         if generation_config is not None:
             _write_json(directory / GENERATION_CONFIG_FILE_NAME, generation_config)
@@ -69,13 +71,18 @@ def split_into_shards(tensors: Sequence[TensorToWrite], shard_bytes: int) -> lis
     return shards
 
 
-def _write_weights(directory: Path, tensors: Sequence[TensorToWrite], shard_bytes: int) -> tuple[dict[str, str], int]:
+def _write_weights(
+    directory: Path, tensors: Sequence[TensorToWrite], shard_bytes: int, metadata_slack_bytes: int
+) -> tuple[dict[str, str], int]:
     shards = split_into_shards(tensors, shard_bytes)
     if len(shards) == 1:
         names = [SINGLE_FILE_NAME]
     else:
         names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    written = [write_safetensors(directory / name, tensors=shard) for name, shard in zip(names, shards, strict=True)]
+    written = [
+        write_safetensors(directory / name, tensors=shard, metadata_slack_bytes=metadata_slack_bytes)
+        for name, shard in zip(names, shards, strict=True)
+    ]
     digests = {name: digest for file in written for name, digest in file.tensor_digests.items()}
     if len(shards) > 1:
         weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}

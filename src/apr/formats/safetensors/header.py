@@ -141,8 +141,13 @@ def _check_cover(file: SourceFile, tensors: list[TensorEntry], data_offset_bytes
         )
 
 
-def encode_header(forms: Mapping[str, tuple[DType, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON for tensors (dtype, shape, size in bytes) in file order, padded so that the data is aligned."""
+def encode_header(
+    forms: Mapping[str, tuple[DType, tuple[int, ...], int]], metadata: Mapping[str, str], slack_bytes: int = 0
+) -> bytes:
+    """Length and JSON for tensors (dtype, shape, size in bytes) in file order, padded so that the data is aligned.
+
+    slack_bytes: spaces behind `metadata`, which stands first, for texts that grow later; none without metadata.
+    """
     import json
 
     document: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
@@ -152,5 +157,8 @@ def encode_header(forms: Mapping[str, tuple[DType, tuple[int, ...], int]], metad
         document[name] = {"dtype": dtype.value, "shape": list(shape), "data_offsets": offsets}
         position += size_bytes
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    if metadata and slack_bytes:
+        front = json.dumps({METADATA_KEY: dict(metadata)}, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
+        text = front + b" " * slack_bytes + text[len(front) :]
     padded = text.ljust(-(-len(text) // LENGTH.size) * LENGTH.size)
     return LENGTH.pack(len(padded)) + padded

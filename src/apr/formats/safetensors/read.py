@@ -24,7 +24,11 @@ def read_safetensors(path: Path) -> Checkpoint:
     A `config.json` in the same directory is not read, as nothing ties it to this file: name the directory for that.
     Raises DamagedFileError where the header contradicts itself or the file's size.
     """
-    file = SourceFile(Path(path))
+    return safetensors_in(SourceFile(Path(path)))
+
+
+def safetensors_in(file: SourceFile) -> Checkpoint:
+    """As `read_safetensors`, of a file that is open, here or on another machine; an error closes it."""
     try:
         tensors, metadata = read_header(file)
     except BaseException:

@@ -17,18 +17,23 @@ PYTORCH_METADATA = {"format": "pt"}
 
 
 def write_safetensors(
-    path: Path, *, tensors: Sequence[TensorToWrite], metadata: Mapping[str, str] = PYTORCH_METADATA
+    path: Path,
+    *,
+    tensors: Sequence[TensorToWrite],
+    metadata: Mapping[str, str] = PYTORCH_METADATA,
+    metadata_slack_bytes: int = 0,
 ) -> WrittenFile:
     """Write `tensors` to `path`, atomically; one chunk is in memory at a time.
 
     Tensors with wide elements come first, then by name, as the official writer orders them, so that each is aligned
-    to its element. Raises UsageError for what the format cannot hold, InputOutputError when the system refuses.
+    to its element. metadata_slack_bytes: spaces behind the metadata, for texts that grow later. Raises
+    UsageError for what the format cannot hold, InputOutputError when the system refuses.
     """
     path = Path(path)
     _check_storable(tensors)
     ordered = sorted(tensors, key=lambda tensor: (-ENCODINGS[tensor.dtype].block_bytes, tensor.name))
     forms = {tensor.name: (tensor.dtype, tensor.shape, tensor.size_bytes) for tensor in ordered}
-    header = encode_header(forms, metadata)
+    header = encode_header(forms, metadata, metadata_slack_bytes)
     if len(header) > LONGEST_HEADER_BYTES:
         raise UsageError(
             "the header is longer than safetensors readers accept",

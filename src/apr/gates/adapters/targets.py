@@ -1,0 +1,127 @@
+"""Which modules of a base model an adapter's config promises to adapt, and with which rank: PEFT's own rules.
+
+The rules are those of PEFT 0.17 and later (`tuners_utils.check_target_module_exists`, `other.get_pattern_key`): a list
+holds whole names or their last parts, a text is a regular expression over the whole name. What cannot be told from the
+files alone is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+LONGEST_MATCHING_S = 5.0
+"""An expression from a file may take for ever; a process of its own is stopped after this time."""
+
+_PLAIN = re.compile(r"[\w.]+")
+# The first numbered part of a name is its layer, as PEFT reads it without `layers_pattern`.
+_LAYER = re.compile(r".*?\.(?P<parent>[^.]*)\.(?P<index>\d+)\.")
+
+_MATCHER = """
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+json.dump([[name for name in names if re.fullmatch(pattern, name)] for pattern in patterns], sys.stdout)
+"""
+
+
+def promised_modules(config: Mapping[str, Any], modules: Collection[str]) -> frozenset[str] | None:
+    """Those of the base's `modules` that the config adapts; None when that cannot be told from the config."""
+    if config.get("target_parameters") or config.get("layer_replication"):
+        return None
+    wanted = _matching(config.get("target_modules"), modules)
+    excluded = _matching(config.get("exclude_modules") or [], modules)
+    if wanted is None or excluded is None:
+        return None
+    kept = wanted - excluded - saved_modules(config, modules)
+    return _in_layers(config, kept) if isinstance(config.get("target_modules"), list) else kept
+
+
+def saved_modules(config: Mapping[str, Any], modules: Collection[str]) -> frozenset[str]:
+    """Those of `modules` that `modules_to_save` trains whole; they are never adapted."""
+    saved = modules_to_save(config)
+    return frozenset(module for module in modules if any(f".{each}." in f".{module}." for each in saved))
+
+
+def modules_to_save(config: Mapping[str, Any]) -> list[str]:
+    """The names in `modules_to_save`; none where it is anything else than a list."""
+    listed = config.get("modules_to_save")
+    return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+
+
+def rank_of(config: Mapping[str, Any], module: str) -> int | None:
+    """The rank that the config states for `module`; None where its pattern cannot be told from the config."""
+    if config.get("target_parameters"):
+        return None
+    patterns = config.get("rank_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        return None
+    for key, rank in patterns.items():
+        plain = key.removeprefix("^").replace("\\.", ".")
+        if not _PLAIN.fullmatch(plain):
+            return None
+        if module == plain or (module.endswith(f".{plain}") and not key.startswith("^")):
+            return rank if isinstance(rank, int) else None
+    rank = config.get("r")
+    return rank if isinstance(rank, int) else None
+
+
+def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
+    if isinstance(wanted, str):
+        return None if wanted == "all-linear" else _fully_matching(wanted, modules)
+    if isinstance(wanted, list) and all(isinstance(each, str) for each in wanted):
+        whole = frozenset(wanted)
+        return frozenset(module for module in modules if not whole.isdisjoint(_endings(module)))
+    return None
+
+
+def _endings(module: str) -> list[str]:
+    """`a.b.c`, `b.c` and `c`: what a list may hold to mean the module `a.b.c`."""
+    parts = module.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+def _fully_matching(pattern: str, modules: Collection[str]) -> frozenset[str] | None:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _MATCHER],
+            input=json.dumps([[pattern], sorted(modules)]),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_MATCHING_S,
+            check=True,
+        )
+        return frozenset(json.loads(done.stdout)[0])
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _in_layers(config: Mapping[str, Any], modules: frozenset[str]) -> frozenset[str] | None:
+    """Those of `modules` in the layers that the config names (`layers_to_transform`, `layers_pattern`)."""
+    asked = config.get("layers_to_transform")
+    if asked is None or asked == []:
+        return modules
+    indices = asked if isinstance(asked, list) else [asked]
+    patterns = config.get("layers_pattern") or []
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not _are_plain(patterns) or not all(isinstance(index, int) for index in indices):
+        return None
+    return frozenset(module for module in modules if _layer_index(module, patterns) in indices)
+
+
+def _are_plain(patterns: Any) -> bool:
+    return isinstance(patterns, list) and all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in patterns)
+
+
+def _layer_index(module: str, patterns: Sequence[str]) -> int | None:
+    if not patterns:
+        match = _LAYER.match(module)
+        return None if match is None else int(match["index"])
+    for pattern in patterns:
+        found = re.match(rf"(?:^|.*?\.){re.escape(pattern)}\.(?P<index>\d+)\.", module)
+        if found is not None:
+            return int(found["index"])
+    return None

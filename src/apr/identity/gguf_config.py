@@ -1,0 +1,127 @@
+"""The config facts of a GGUF file: what its keys state, held against the tensors, and what no key states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isclose
+from typing import Any
+
+from apr.formats.base import Checkpoint
+from apr.identity.entries import Entry
+from apr.identity.gguf_atlas import KEYS, GgufFacts, gguf_facts, load_gguf_atlas
+from apr.identity.gguf_matching import gguf_names, match_gguf
+from apr.identity.matching import Account
+from apr.identity.shapes import checked_integer
+from apr.identity.typed_config import Draft
+from apr.identity.types import Architecture, Origin
+
+ARCHITECTURE_KEY = "general.architecture"
+
+ALWAYS_REQUIRED = ("context_length", "embedding_length", "block_count")
+"""Keys that the loader of llama.cpp wants of every architecture."""
+
+_CONSTANTS = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps"})
+
+
+def resolve_gguf(checkpoint: Checkpoint, architecture: Architecture) -> Draft:
+    """The config of `architecture` as the keys and tensors of `checkpoint` give it; nothing is invented.
+
+    Values stand under the names of Hugging Face configs. missing: keys, as they are spelled in the file, without which
+    the mathematics is not known (head count, norm epsilon, rope base) or llama.cpp does not load it. Raises
+    UnevaluableError for values that cannot be used.
+    """
+    entry, facts = load_gguf_atlas().entry(architecture), gguf_facts(architecture.model_type)
+    draft = Draft()
+    foreign = _foreign_prefix(checkpoint, architecture.model_type)
+    if foreign is not None:
+        draft.conflicts.append(
+            f"the keys are written for {foreign} ({foreign}.block_count), {ARCHITECTURE_KEY} says "
+            f"{architecture.model_type}"
+        )
+    stated = dict(_stated(checkpoint, architecture.model_type))
+    for name, value in stated.items():
+        draft.set(name, value, Origin.TYPED)
+    shown, account = _accounts(checkpoint, entry, stated, draft)
+    for name, value in account.dimensions.items():
+        if name not in draft.values and name in shown.dimensions:
+            draft.set(name, value, Origin.TENSORS)
+    if foreign is None:
+        draft.missing += _missing(checkpoint, entry, facts, architecture.model_type)
+    return draft
+
+
+def known_dimensions(values: Mapping[str, Any]) -> dict[str, int]:
+    """Whole numbers of a resolved config, with what llama.cpp derives from them where a key is absent."""
+    known = {name: value for name, value in values.items() if isinstance(value, int) and not isinstance(value, bool)}
+    heads, width = known.get("num_attention_heads"), known.get("hidden_size")
+    if heads:
+        known.setdefault("num_key_value_heads", heads)
+        if width and width % heads == 0:
+            known.setdefault("head_dim", width // heads)
+            known.setdefault("value_head_dim", width // heads)
+    if "head_dim" in known:
+        known.setdefault("rotary_dim", known["head_dim"])
+    known.setdefault("first_k_dense_replace", 0)
+    return known
+
+
+def _foreign_prefix(checkpoint: Checkpoint, slug: str) -> str | None:
+    """The architecture whose name the keys begin with, when it is not the one that is claimed."""
+    prefixes = {key.removesuffix(".block_count") for key in checkpoint.metadata if key.endswith(".block_count")}
+    return None if not prefixes or slug in prefixes else min(prefixes)
+
+
+def _stated(checkpoint: Checkpoint, slug: str) -> Iterator[tuple[str, Any]]:
+    """Fields with the values the keys give them; one value for each layer counts where all layers share it."""
+    for name, suffix in KEYS.items():
+        key = f"{slug}.{suffix}"
+        value = _one_value(checkpoint.metadata.get(key))
+        if value is not None:
+            yield name, value if name in _CONSTANTS else checked_integer(key, value)
+    size = checkpoint.typed.get("vocab_size")
+    if size is not None:
+        yield "vocab_size", checked_integer("vocab_size", size)
+
+
+def _one_value(value: Any) -> Any:
+    """The value, or what a list of values for each layer has in common; None where they differ, or it is a long one."""
+    if isinstance(value, list):
+        return value[0] if value and all(each == value[0] for each in value) else None
+    return value if isinstance(value, str | int | float) else None
+
+
+def _accounts(checkpoint: Checkpoint, entry: Entry, stated: Mapping[str, Any], draft: Draft) -> tuple[Account, Account]:
+    """The account of the file by its tensors alone, and with what is stated; contradictions become conflicts."""
+    names = gguf_names(checkpoint)
+    shown = match_gguf(entry, names)
+    for name, value in stated.items():
+        found = shown.dimensions.get(name)
+        if found is not None and not _agrees(name, value, found, stated):
+            draft.conflicts.append(f"the keys say {name} {value}, the tensors show {found}")
+    heads, width = stated.get("num_attention_heads"), shown.dimensions.get("hidden_size")
+    if heads and width and "head_dim" not in {**stated, **shown.dimensions} and width % heads:
+        draft.conflicts.append(f"the keys say num_attention_heads {heads}, which does not divide hidden_size {width}")
+    account = match_gguf(entry, names, known={**known_dimensions({**stated, **shown.dimensions})})
+    draft.conflicts += [line for line in account.shape_conflicts if line not in shown.shape_conflicts]
+    return shown, account
+
+
+def _agrees(name: str, stated: Any, found: int, all_stated: Mapping[str, Any]) -> bool:
+    if name in _CONSTANTS:
+        return isclose(stated, found)
+    further = all_stated.get("num_nextn_layers") or 0
+    # Files without the layers for further tokens still count them.
+    return stated == found or (name == "num_hidden_layers" and stated - further == found)
+
+
+def _missing(checkpoint: Checkpoint, entry: Entry, facts: GgufFacts, slug: str) -> Iterator[str]:
+    """Keys that nobody wrote, as they would be spelled."""
+    patterns = [each.pattern for each in entry.templates]
+    wanted = [*ALWAYS_REQUIRED, *facts.required_keys]
+    if any(".attn_" in pattern and "norm" not in pattern for pattern in patterns):
+        wanted.append("attention.head_count")
+    if facts.rope not in (None, "none") and "position_embd.weight" not in patterns:
+        wanted.append("rope.freq_base")
+    for suffix in dict.fromkeys(wanted):
+        if f"{slug}.{suffix}" not in checkpoint.metadata:
+            yield f"{slug}.{suffix}"

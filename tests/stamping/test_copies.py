@@ -1,0 +1,111 @@
+"""A stamp with -o: the kernel copies, no tensor is read, and what cannot be copied so is said to be read back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apr.errors import InputOutputError
+from apr.formats.registry import open_checkpoint
+from apr.stamping.changes import StampChanges
+from apr.stamping.patch import stamp_file
+from apr.storage import operations
+from apr.storage.reading import SourceFile
+from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
+
+LARGE = StampChanges(settings={"note": "x" * 20_000})
+
+
+@pytest.mark.falsifies("FALSIFY-STAMP-BYTES-001")
+@pytest.mark.parametrize("growth", [QWEN2, StampChanges(**QWEN2.identity, settings=LARGE.settings)], ids=["a", "b"])
+def test_a_stamped_copy_is_made_without_reading_a_tensor(
+    lie: Lie, growth: StampChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests, before = stored_digests(lie.path), files_below(lie.path)
+
+    def streamed(*_: object) -> Any:
+        raise AssertionError("a tensor was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SourceFile, "stream", streamed)
+        told: list[tuple[int, int]] = []
+        result = stamp_file(lie.path, growth, lie.output(), report=lambda *each: told.append(each))
+    assert sum(count for count, _ in told) >= result.input_bytes * 0.99
+    assert stored_digests(result.output) == digests
+    assert files_below(lie.path) == before
+    assert not any("read back" in note for note in result.notes)
+    with open_checkpoint(result.output) as checkpoint:
+        assert checkpoint.verify_checksums() == ()
+
+
+def test_a_copy_takes_the_way_of_the_file_system(
+    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = make_lie("apr")
+    digests = stored_digests(lie.path)
+    used: list[str] = []
+    for operation in ("clone_range", "copy_range"):
+        original = getattr(operations, operation)
+
+        def refused(*arguments: Any, name: str = operation, original: Any = original) -> Any:
+            used.append(name)
+            raise operations.NotOfferedError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+        monkeypatch.setattr(operations, operation, refused)
+    result = stamp_file(lie.path, QWEN2, lie.output())
+    assert list(dict.fromkeys(used)) == ["clone_range", "copy_range"]
+    assert stored_digests(result.output) == digests
+
+
+def test_where_bytes_must_be_read_it_is_said_why(make_lie: Callable[[str], Lie]) -> None:
+    lie = make_lie("apr-typed-only")
+    lie.path.write_bytes(lie.path.read_bytes()[:-4])
+    result = stamp_file(lie.path, QWEN2, lie.output())
+    assert "every byte was read back: the file has no checksum at its end, and the copy gets one" in result.notes
+    assert any("every digest as before" in finding.message for finding in result.findings)
+
+
+def test_a_directory_of_links_is_copied_and_not_stamped_in_place(sharded: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in sharded.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    before = files_below(sharded)
+    with pytest.raises(InputOutputError, match="is a link") as caught:
+        stamp_file(snapshot, StampChanges(license="Apache-2.0"), in_place=True)
+    assert caught.value.remedy == "write a stamped copy with -o OUT"
+    result = stamp_file(snapshot, StampChanges(license="Apache-2.0"), tmp_path / "out")
+    with open_checkpoint(result.output) as checkpoint:
+        assert {texts["license"] for texts in checkpoint.weight_metadata.values()} == {"Apache-2.0"}
+    assert not any(file.is_symlink() for file in result.output.iterdir())
+    assert files_below(sharded) == before
+
+
+@pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
+@pytest.mark.parametrize("is_offered", [True, False])
+def test_an_output_that_is_replaced_changes_places_in_one_step_where_that_is_offered(
+    make_lie: Callable[[str], Lie], monkeypatch: pytest.MonkeyPatch, is_offered: bool
+) -> None:
+    lie = make_lie("hf")
+    shutil.copytree(lie.path, lie.output())
+    names = {path.name for path in lie.path.parent.iterdir()}
+    exchange, exchanged = operations.exchange, []
+
+    def watched(one: Path, other: Path) -> None:
+        if not is_offered:
+            raise operations.NotOfferedError(errno.EINVAL, os.strerror(errno.EINVAL))
+        exchange(one, other)
+        exchanged.append((one.exists(), other.exists()))
+
+    monkeypatch.setattr(operations, "exchange", watched)
+    stamp_file(lie.path, QWEN2, lie.output(), force=True)
+    assert exchanged == [(True, True)] * is_offered
+    assert {path.name for path in lie.path.parent.iterdir()} == names
+    with open_checkpoint(lie.output()) as checkpoint:
+        assert "qwen2" in {stamp.value for stamp in checkpoint.stamps}
