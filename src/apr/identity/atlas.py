@@ -6,7 +6,7 @@ here imports torch or transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -58,13 +58,13 @@ class Atlas:
 
     @cached_property
     def pattern_ids(self) -> Mapping[str, int]:
-        """All name patterns of the atlas, every number written `#`, with their place in `pattern_sets`."""
+        """All name patterns of the atlas, every number written `#`, with their places."""
         return {pattern: at for at, pattern in enumerate(self._head["patterns"])}
 
-    @cached_property
-    def pattern_sets(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-        """For each entry the patterns it must have, and all it can have, as places of `pattern_ids`."""
-        return tuple((frozenset(row[3]), frozenset(row[3]) | frozenset(row[4])) for row in self._head["index"])
+    @property
+    def pattern_rows(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """For each entry the patterns it must have, and those it can have besides, as places of `pattern_ids`."""
+        return ((row[3], row[4]) for row in self._head["index"])
 
     def entry_at(self, at: int) -> Entry:
         if at not in self._entries:

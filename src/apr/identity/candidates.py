@@ -27,10 +27,12 @@ def explaining_entries(
     stored = {ids[pattern] for pattern in names.groups if pattern in ids}
     unknown = sum(pattern not in ids for pattern in names.groups)
     fitting, near = [], []
-    for at, (required, possible) in enumerate(atlas.pattern_sets):
-        if not possible:
+    for at, (required, others) in enumerate(atlas.pattern_rows):
+        if not (required or others):
             continue
-        distance = len(required - stored) + len(stored - possible) + unknown
+        # The lists of an entry have no place twice, so counting them spares making sets of them all.
+        found = len(stored.intersection(required))
+        distance = len(required) - found + len(stored) - found - len(stored.intersection(others)) + unknown
         if distance == 0:
             account = match(atlas.entry_at(at), names)
             if account.explains_all:
