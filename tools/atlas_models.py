@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
+from atlas_classes import DEPENDENT, MORE_FIELDS, UNEXPLORED
+
 IRRELEVANT_FIELD = re.compile(
     r"drop|^use_cache$|initializer|token_id$|_token_index$|^is_encoder_decoder$|^scale_embedding$|^id2label$|"
     r"^label2id$|^rope_parameters$|^rope_scaling$|^rope_theta$|^output_|^return_|^use_return_dict$|^summary_|"
@@ -27,16 +29,22 @@ HIDDEN_FIELD = re.compile(
     r"^(text_config\.)?(hidden_size|n_embd|d_model|hidden_dim|dim|embedding_size|embed_dim|model_dim)$"
 )
 VOCABULARY_FIELD = re.compile(r"vocab_size$")
+DEPTH_FIELD = re.compile(r"layer_types|interval|period|pattern|freq|every")
+"""Fields that put a kind of layer so deep that a shallow model has none of it."""
 PLACE_FIELD = re.compile(r"layer|step|interval|freq|period|offset|replace|every|dense|sparse|start|first|stride|skip")
 """Names of the fields that say on which layers something stands."""
 
 UNLISTED_FIELDS: dict[str, type] = {
     "head_dim": int,
+    "num_labels": int,
     "attention_bias": bool,
     "mlp_bias": bool,
     "tie_word_embeddings": bool,
 }
 """Fields that model code reads with `getattr(config, name, ...)` although the config class does not list them."""
+
+LABELLED_CLASS = re.compile(r"Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|PreTraining")
+"""Classes whose head may have a row for each label; every config class has `num_labels`, none lists it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +65,22 @@ class ZooClass:
         self.model_class = model_class
         self.config_class = config_class
         self.pinned = dict(pinned or {})
+        model_type = str(getattr(config_class, "model_type", ""))
+        self.dependent = DEPENDENT.get(model_type, {})
+        self.unexplored = UNEXPLORED.get(model_type, frozenset())
         common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
         self.fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in common}
-        self.unlisted = {name for name in UNLISTED_FIELDS if name not in self.fields} - set(
+        self.unlisted = {name for name in UNLISTED_FIELDS if name not in self.fields and name != "num_labels"} - set(
             getattr(config_class, "attribute_map", None) or {}
         )
-        self.fields.update(dict.fromkeys(sorted(self.unlisted)))
+        if LABELLED_CLASS.search(model_class.__name__):
+            self.unlisted.add("num_labels")
+        self.more = MORE_FIELDS.get(model_type, {})
+        self.fields.update(dict.fromkeys([*sorted(self.unlisted), *self.more]))
 
     def default_of(self, name: str) -> Any:
-        if name in self.unlisted:
-            return None
+        if name in self.unlisted or name in self.more:
+            return self.more.get(name)
         field = self.fields[name]
         if field.default is not dataclasses.MISSING:
             return field.default
@@ -78,6 +92,8 @@ class ZooClass:
         default = self.default_of(name)
         if isinstance(default, int) and not isinstance(default, bool):
             return True
+        if name in self.more:
+            return False
         kind = re.sub(r"(list|dict|tuple|Sequence)\[[^\]]*\]", "", str(self.fields[name].type))
         return bool(re.search(r"\bint\b", kind)) and (default is None or default == "auto")
 
@@ -85,10 +101,22 @@ class ZooClass:
         if name in self.unlisted:
             return UNLISTED_FIELDS[name] is bool
         default = self.default_of(name)
-        return isinstance(default, bool) or (default is None and "bool" in str(self.fields[name].type))
+        if isinstance(default, bool) or name in self.more:
+            return isinstance(default, bool)
+        return default is None and "bool" in str(self.fields[name].type)
 
     def configure(self, values: Mapping[str, Any]) -> Any:
-        return self.config_class(**{**self.pinned, **values})
+        return self.config_class(**{**self.pinned, **self.completed(values)})
+
+    def completed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with the fields that the class wants to follow from the others."""
+        completed = dict(values)
+        for name, rule in self.dependent.items():
+            try:
+                completed[name] = rule({**{each: self.default_of(each) for each in self.fields}, **completed})
+            except (TypeError, KeyError):
+                continue
+        return completed
 
     def observe(self, values: Mapping[str, Any]) -> Observed | None:
         """What the model of these config values saves; None when the zoo refuses the values."""
@@ -151,13 +179,18 @@ def _ties(model: Any, state: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Sampler:
-    """Config values with pairwise different, mutually underivable dimensions, valid for most classes."""
+    """Config values with pairwise different, mutually underivable dimensions, valid for most classes.
+
+    is_coupled: all widths are equal, all depths, all counts of heads, as many a class wants it; else only the first of
+    each kind is as the others of its kind would be.
+    """
 
     def __init__(self, zoo: ZooClass, integers: list[str], seed: int) -> None:
         self.zoo = zoo
         self.integers = integers
         self.random = random.Random(seed)
         self.layer_choices = (2, 3, 4)
+        self.is_coupled = True
 
     def sample(self) -> dict[str, Any]:
         draw = self.random
@@ -168,10 +201,17 @@ class Sampler:
         layers = draw.choice(self.layer_choices)
         values: dict[str, Any] = {}
         used: set[int] = {heads, key_value, hidden, layers}
+        kinds: set[str] = set()
+
+        def first(kind: str) -> bool:
+            is_first = self.is_coupled or kind not in kinds
+            kinds.add(kind)
+            return is_first
+
         for name in self.integers:
             default = self.zoo.default_of(name)
             if LAYERS_FIELD.search(name):
-                values[name] = layers
+                values[name] = layers if first("layers") else draw.choice(self.layer_choices)
             elif KEY_VALUE_FIELD.search(name):
                 values[name] = key_value
             elif name in ("linear_num_key_heads",):
@@ -179,10 +219,10 @@ class Sampler:
             elif name in ("linear_num_value_heads",):
                 values[name] = draw.choice((4, 8, 12))
             elif HEADS_FIELD.search(name):
-                values[name] = heads
+                values[name] = heads if first("heads") else draw.choice((4, 6, 12))
             elif HIDDEN_FIELD.search(name):
-                values[name] = hidden
-            elif VOCABULARY_FIELD.search(name):
+                values[name] = hidden if first("hidden") else 24 * draw.choice((3, 4, 5, 7, 8))
+            elif VOCABULARY_FIELD.search(name) and default != 0:
                 values[name] = draw.choice((101, 103, 107, 109, 113, 127, 131, 137)) * 2
             else:
                 values[name] = self._other(name, default, used)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
+from atlas_classes import TEXT_VALUES
 from atlas_models import (
     ACTIVATION_FIELD,
+    DEPTH_FIELD,
     HEADS_FIELD,
     HIDDEN_FIELD,
     IRRELEVANT_FIELD,
@@ -22,10 +24,12 @@ from atlas_models import (
 )
 
 OBSERVATIONS_AT_LEAST = 14
-OBSERVATIONS_EACH_STATE = 2
 MOST_TOGGLES_COMBINED = 4
 RANDOM_STATES = 24
 DERIVATION_CHECKS = 3
+COUPLED_SHARE = 0.4
+MOST_REFUSALS = 6
+"""So many refusals in a row, and none built: the class wants its widths, its depths or its heads to be equal."""
 
 State = Mapping[str, Any]
 
@@ -34,9 +38,10 @@ State = Mapping[str, Any]
 class Relevance:
     """Fields by what they do to the tensors. toggles: field to its two settings (the default's first).
 
+    matters_with: for integers without effect in the usual setting, a setting in which they have one.
     tie_toggles: toggles that only decide which tensors share bytes. derived: what the model itself puts in the place
     of an integer that the config leaves unset. lists: lists over layers with the kinds they may hold; no kinds for
-    lists of layer numbers.
+    lists of layer numbers. texts: words a field may hold, each with the word that stands for it (same tensors).
     """
 
     integers: list[str] = field(default_factory=list)
@@ -44,8 +49,10 @@ class Relevance:
     toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     tie_toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
+    matters_with: dict[str, dict[str, Any]] = field(default_factory=dict)
     harmless_toggles: list[str] = field(default_factory=list)
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
 
 
@@ -72,10 +79,15 @@ class Observer:
     def __init__(self, zoo: ZooClass, seed: int = 1) -> None:
         self.zoo = zoo
         self.random = random.Random(seed)
+        self._uncoupled_refusals = 0
         self.integers = [
             name
             for name in zoo.fields
-            if zoo.allows_integer(name) and not IRRELEVANT_FIELD.search(name) and name not in zoo.pinned
+            if zoo.allows_integer(name)
+            and not IRRELEVANT_FIELD.search(name)
+            and name not in zoo.pinned
+            and name not in zoo.dependent
+            and name not in zoo.unexplored
         ]
         self.token_ids = {
             name: 1 for name in zoo.fields if name.endswith("token_id") and isinstance(zoo.default_of(name), int)
@@ -84,7 +96,7 @@ class Observer:
     def study(self) -> Relevance | None:
         """What each field does, found by changing one at a time; None when no config builds."""
         zoo = self.zoo
-        relevance = Relevance()
+        relevance = Relevance(fixed=sorted(zoo.unexplored & zoo.fields.keys()))
         base_values = self._base(relevance)
         if base_values is None:
             return None
@@ -92,21 +104,41 @@ class Observer:
         assert base is not None
         for name in [each for each in self.integers if each not in relevance.integers]:
             self._study_integer(name, base_values, base, relevance)
-        for name in relevance.integers:
-            self._study_unset(name, base_values, relevance)
         numbers = {
             name: zoo.default_of(name) / 2 or 0.5
             for name in zoo.fields
             if isinstance(zoo.default_of(name), float) and not IRRELEVANT_FIELD.search(name)
         }
+        hidden = {*zoo.dependent, *zoo.unexplored}
         together = zoo.observe({**base_values, **numbers})
         for name in zoo.fields:
-            if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name):
+            if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name) or name in hidden:
                 continue
             if name in numbers and together is not None and together.shapes == base.shapes:
                 continue
             self._study_other(name, base_values, base, relevance)
+        self._study_flipped(base_values, relevance)
+        for name in list(relevance.integers):
+            self._study_unset(name, base_values, relevance)
         return relevance
+
+    def _study_flipped(self, base_values: dict[str, Any], relevance: Relevance) -> None:
+        """Integers that matter only when a switch is not as usual: looked for in each setting, all at once first."""
+        for name, (_, other) in list(relevance.toggles.items()):
+            values = {**base_values, name: other}
+            base = self.zoo.observe(values)
+            if base is None or other == "set":
+                continue
+            changed = Sampler(self.zoo, relevance.harmless_integers, 5).sample()
+            seen = self.zoo.observe({**values, **changed})
+            if seen is not None and seen.shapes == base.shapes:
+                continue
+            for integer, number in changed.items():
+                seen = self.zoo.observe({**values, integer: number})
+                if seen is not None and seen.shapes != base.shapes:
+                    relevance.integers.append(integer)
+                    relevance.harmless_integers.remove(integer)
+                    relevance.matters_with[integer] = {name: other}
 
     def _base(self, relevance: Relevance) -> dict[str, Any] | None:
         roles = [
@@ -134,7 +166,9 @@ class Observer:
             ([], []),
         ):
             for seed in range(3):
-                values = {**self.token_ids, **Sampler(self.zoo, [*chosen, *others], seed).sample()}
+                sampler = Sampler(self.zoo, [*chosen, *others], seed)
+                sampler.layer_choices = (8,) if any(map(DEPTH_FIELD.search, self.zoo.fields)) else (2, 3, 4)
+                values = {**self.token_ids, **sampler.sample()}
                 if self.zoo.observe(values) is not None:
                     relevance.integers = list(chosen)
                     return values
@@ -157,10 +191,12 @@ class Observer:
 
     def _study_unset(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> None:
         """A nullable integer that the config class leaves unset: the model derives it, or it is a toggle."""
-        if self.zoo.default_of(name) is not None or name not in relevance.integers:
+        default = self.zoo.default_of(name)
+        if not (default is None or is_negative(default)) or name not in relevance.integers:
             return
+        base_values = {**base_values, **relevance.matters_with.get(name, {})}
         unset = self.zoo.observe({key: value for key, value in base_values.items() if key != name})
-        if unset is None or unset.attributes.get(name) is not None:
+        if unset is None or not (unset.attributes.get(name) is None or is_negative(unset.attributes[name])):
             return
         derivation = self._derivation(name, relevance)
         if derivation is None:
@@ -181,6 +217,7 @@ class Observer:
             checks = 0
             for seed in range(2 * DERIVATION_CHECKS):
                 values = {**self.token_ids, **Sampler(self.zoo, others, 1000 + seed).sample()}
+                values |= relevance.matters_with.get(name, {})
                 unset = self.zoo.observe(values)
                 if unset is None:
                     continue
@@ -195,6 +232,9 @@ class Observer:
     def _study_other(self, name: str, base_values: dict[str, Any], base: Observed, relevance: Relevance) -> None:
         default, resolved = self.zoo.default_of(name), base.attributes.get(name)
         if self.zoo.allows_boolean(name):
+            if name == "is_decoder" and getattr(self.zoo.config_class, "is_encoder_decoder", False) is True:
+                relevance.fixed.append(name)
+                return
             flipped = not (default if isinstance(default, bool) else resolved)
             seen = self.zoo.observe({**base_values, name: flipped})
             if seen is None:
@@ -264,12 +304,32 @@ class Observer:
             seen = self.zoo.observe({**base_values, name: "relu"})
             if seen is not None and seen.shapes == base.shapes:
                 return
-        relevance.fixed.append(name)
+        if name not in TEXT_VALUES or not self._study_words(name, base_values, relevance):
+            relevance.fixed.append(name)
 
-    def sightings(self, relevance: Relevance, layer_choices: tuple[int, ...]) -> list[Sighting]:
+    def _study_words(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> bool:
+        """Which of the usual words give the same tensors; False where there are more than two kinds of them."""
+        default = self.zoo.default_of(name)
+        kinds: dict[str, Any] = {}
+        words: dict[str, str] = {}
+        for word in dict.fromkeys((default, *TEXT_VALUES[name])):
+            seen = self.zoo.observe({**base_values, name: word})
+            if seen is None:
+                continue
+            same = next((other for other, shapes in kinds.items() if shapes == seen.shapes), word)
+            kinds[same] = seen.shapes
+            words[word] = same
+        if len(kinds) > 2 or default not in words:
+            return False
+        if len(kinds) == 2:
+            relevance.toggles[name] = (default, next(word for word in kinds if word != default))
+        relevance.texts[name] = words
+        return True
+
+    def sightings(self, relevance: Relevance, layer_choices: tuple[int, ...], each_state: int) -> list[Sighting]:
         """Observations in every setting of the toggles that matter (or, when those are many, up to two flips)."""
         states = _states(relevance.toggles, self.random)
-        rounds = max(OBSERVATIONS_EACH_STATE, OBSERVATIONS_AT_LEAST // len(states))
+        rounds = max(each_state, OBSERVATIONS_AT_LEAST // len(states))
         found = []
         for state in states * rounds:
             found += self.sightings_in(self._with_ties(state, relevance), relevance, layer_choices, 1)
@@ -288,11 +348,14 @@ class Observer:
         """Up to `wanted` observations in one state; `broadly` also changes every field found harmless."""
         found: list[Sighting] = []
         for _ in range(3 * wanted):
-            values = self._values(state, relevance, layer_choices, broadly)
+            is_coupled = self._uncoupled_refusals >= MOST_REFUSALS or self.random.random() < COUPLED_SHARE
+            values = self._values(state, relevance, layer_choices, broadly, is_coupled)
             observed = self.zoo.observe(values)
             if observed is None and relevance.lists:
                 values = {key: value for key, value in values.items() if key not in relevance.lists}
                 observed = self.zoo.observe(values)
+            if not is_coupled:
+                self._uncoupled_refusals = self._uncoupled_refusals + 1 if observed is None else -(10**6)
             if observed is not None:
                 found.append(Sighting(state, _with_derived(observed, relevance), values))
             if len(found) == wanted or (not found and _ >= wanted + 1):
@@ -300,14 +363,14 @@ class Observer:
         return found
 
     def _values(
-        self, state: State, relevance: Relevance, layer_choices: tuple[int, ...], broadly: bool
+        self, state: State, relevance: Relevance, layer_choices: tuple[int, ...], broadly: bool, is_coupled: bool
     ) -> dict[str, Any]:
         integers = [*relevance.integers, *(relevance.harmless_integers if broadly else ())]
         sampler = Sampler(self.zoo, integers, self.random.randrange(10**9))
-        sampler.layer_choices = layer_choices
+        sampler.layer_choices, sampler.is_coupled = layer_choices, is_coupled
         values = {**self.token_ids, **sampler.sample()}
         for name in integers:
-            if name not in state and self.zoo.default_of(name) in (None, "auto") and self.random.random() < 0.3:
+            if name not in state and _is_often_unset(self.zoo.default_of(name)) and self.random.random() < 0.3:
                 values.pop(name)
         for name, setting in state.items():
             if setting == "set":
@@ -335,6 +398,15 @@ class Observer:
                 values[name] = [layer for layer in range(layers) if self.random.random() < 0.4]
 
 
+def is_negative(value: object) -> bool:
+    """Whether a config field holds the number that some classes write for unset."""
+    return isinstance(value, int) and not isinstance(value, bool) and value < 0
+
+
+def _is_often_unset(default: object) -> bool:
+    return default in (None, "auto") or is_negative(default)
+
+
 def _states(toggles: Mapping[str, tuple[Any, Any]], draw: random.Random) -> list[State]:
     names = list(toggles)
     if len(names) <= MOST_TOGGLES_COMBINED:
@@ -351,6 +423,6 @@ def _with_derived(observed: Observed, relevance: Relevance) -> Observed:
 
     attributes = dict(observed.attributes)
     for name, expression in relevance.derived.items():
-        if attributes.get(name) is None:
+        if attributes.get(name) is None or is_negative(attributes[name]):
             attributes[name] = evaluate(expression, attributes)
     return Observed(observed.shapes, observed.ties, attributes)

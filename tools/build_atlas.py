@@ -8,7 +8,6 @@ templates do not reproduce exactly is kept for identification and marked `exact:
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import logging
 import os
@@ -25,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from atlas_classes import PINNED, class_table, saved_buffer_rows
 from atlas_observe import Observer, Relevance, Sighting
+from atlas_packing import digit_pattern, is_certain, kept_entries, pack
 from atlas_templates import TemplateFitter, UnfittedError
 
 VERIFICATIONS = 8
+REPAIRS = 3
 MOST_SECONDS = 15
 OUT_OF_TIME = f"not understood within {MOST_SECONDS} s of computing"
 MOST_MEMORY_BYTES = 8 << 30
@@ -43,6 +44,7 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    from apr.identity.entries import LABELS, USUAL_LABELS
     from atlas_models import ZooClass
 
     warnings.simplefilter("ignore")
@@ -53,8 +55,9 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     relevance = observer.study()
     if relevance is None:
         return {"class": class_name, "model_type": model_type, "kind": kind, "absent": _refusal(zoo)}
+    sightings: list[Sighting] = []
     try:
-        rows, note = _fit(observer, relevance)
+        rows, note = _fit(observer, relevance, sightings)
     except OutOfTime:
         rows, note = _fallback_rows(observer.sightings_in({}, relevance, (2, 3), 3)), OUT_OF_TIME
     entry: dict[str, Any] = {
@@ -69,26 +72,33 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
         "derived": _derived(zoo, observer, relevance),
         "fixed": sorted(relevance.fixed),
+        "texts": relevance.texts,
         "tensors": rows,
     }
+    labels = getattr(zoo.configure({}), LABELS, None)
+    if LABELS in zoo.unlisted and labels != USUAL_LABELS:
+        entry["labels"] = labels
     entry["tensors"] = rows + saved_buffer_rows(model_type, rows)
-    unvaried = sorted(set(relevance.fixed) & set(observer.integers))
+    # A class that takes one count of labels only (a span has two ends) refuses every other by itself.
+    entry["fixed"] = [name for name in entry["fixed"] if name != LABELS]
+    unvaried = sorted(set(entry["fixed"]) & set(observer.integers) - zoo.unlisted - zoo.unexplored)
     if note is None and zoo.config_class.sub_configs_defaults:
         entry["note"] = f"nested configs are not explored: {', '.join(sorted(zoo.config_class.sub_configs_defaults))}"
     elif note is None and unvaried:
         entry["note"] = f"these fields could not be varied: {', '.join(unvaried)}"
     elif note is None:
-        entry["note"] = _verify(entry, observer, relevance)
+        entry["note"] = _proven(entry, observer, relevance, sightings)
         entry["exact"] = entry["note"] is None
     if not entry["exact"]:
         entry["tensors"] = _loosened(entry["tensors"])
     return entry
 
 
-def _fit(observer: Observer, relevance: Relevance) -> tuple[list[Any], str | None]:
+def _fit(observer: Observer, relevance: Relevance, sightings: list[Sighting]) -> tuple[list[Any], str | None]:
+    """Rows that explain every sighting, which are left in `sightings`, else names alone and what could not be told."""
     note = None
-    for layer_choices in ((2, 3, 4), (5, 6, 8, 9, 11)):
-        sightings = observer.sightings(relevance, layer_choices)
+    for layer_choices, each_state in (((2, 3, 4), 2), ((5, 6, 8, 9, 11), 6)):
+        sightings[:] = observer.sightings(relevance, layer_choices, each_state)
         try:
             return TemplateFitter(sightings, relevance).rows(), None
         except UnfittedError as error:
@@ -100,27 +110,22 @@ def _fallback_rows(sightings: list[Sighting]) -> list[Any]:
     """Names alone: enough to recognise a class, never to load it."""
     counts: dict[str, int] = {}
     for sighting in sightings:
-        for name in {_digit_pattern(name) for name in sighting.observed.shapes}:
+        for name in {digit_pattern(name) for name in sighting.observed.shapes}:
             counts[name] = counts.get(name, 0) + 1
-    return [_loose_row(name, is_certain=count == len(sightings)) for name, count in sorted(counts.items())]
+    return [_loose_row(name, is_required=count == len(sightings)) for name, count in sorted(counts.items())]
 
 
 def _loosened(rows: list[Any]) -> list[Any]:
     """The rows of an inexact entry by name alone, so that no healthy file is judged by a shape that may be wrong."""
     certain: dict[str, bool] = {}
     for row in rows:
-        name = _digit_pattern(row[0])
-        certain[name] = certain.get(name, False) or _is_certain(row)
-    return [_loose_row(name, is_certain) for name, is_certain in sorted(certain.items())]
+        name = digit_pattern(row[0])
+        certain[name] = certain.get(name, False) or is_certain(row)
+    return [_loose_row(name, is_required) for name, is_required in sorted(certain.items())]
 
 
-def _loose_row(name: str, is_certain: bool) -> list[Any]:
-    return [name, [], {"loose": True} if is_certain else {"loose": True, "optional": True}]
-
-
-def _is_certain(row: list[Any]) -> bool:
-    extra = row[2] if len(row) > 2 else {}
-    return not any(extra.get(key) for key in ("when", "where", "tied", "optional"))
+def _loose_row(name: str, is_required: bool) -> list[Any]:
+    return [name, [], {"loose": True} if is_required else {"loose": True, "optional": True}]
 
 
 def _base_prefix(model_class: Any) -> str:
@@ -156,21 +161,24 @@ def _defaults(zoo: Any) -> dict[str, Any]:
 
 def _derived(zoo: Any, observer: Observer, relevance: Relevance) -> list[list[str]]:
     """For integer fields left unset: the expression that the config class fills in."""
+    from apr.identity.entries import LABELS
     from atlas_fit import ExpressionFitter
     from atlas_models import Sampler
 
     derived = [[name, expression] for name, expression in relevance.derived.items()]
     for name in zoo.fields:
-        if name not in observer.integers or zoo.default_of(name) not in (None, "auto"):
+        if name not in observer.integers or name == LABELS or zoo.default_of(name) not in (None, "auto"):
             continue
         others = [each for each in relevance.integers if each != name]
         seen: list[dict[str, Any]] = []
-        for seed in range(10):
+        for seed in range(30):
             try:
                 config = zoo.configure({**observer.token_ids, **Sampler(zoo, others, seed).sample()})
             except Exception:  # noqa: BLE001
                 continue
             seen.append({each: getattr(config, each, None) for each in [name, *others]})
+            if len(seen) == 10:
+                break
         values = [each[name] for each in seen]
         if len(seen) < 5 or not all(isinstance(value, int) for value in values):
             continue
@@ -183,14 +191,35 @@ def _derived(zoo: Any, observer: Observer, relevance: Relevance) -> list[list[st
     return derived
 
 
-def _verify(entry: dict[str, Any], observer: Observer, relevance: Relevance) -> str | None:
-    """None when the templates reproduce random configs, built from sparse and from complete config files."""
+def _proven(entry: dict[str, Any], observer: Observer, relevance: Relevance, sightings: list[Sighting]) -> str | None:
+    """None when the entry's templates reproduce random configs, where needed after they were fitted to those that
+    an earlier guess did not reproduce; else what is still wrong."""
+    note = None
+    for _ in range(1 + REPAIRS):
+        note, wrong = _verify(entry, observer, relevance)
+        if note is None or not wrong:
+            return note
+        sightings += wrong
+        try:
+            rows = TemplateFitter(sightings, relevance).rows()
+        except UnfittedError as error:
+            return str(error)
+        except OutOfTime:
+            return OUT_OF_TIME
+        entry["tensors"] = rows + saved_buffer_rows(entry["model_type"], rows)
+    return note
+
+
+def _verify(entry: dict[str, Any], observer: Observer, relevance: Relevance) -> tuple[str | None, list[Sighting]]:
+    """None when the templates reproduce random configs, built from sparse and from complete config files; else what
+    is wrong, and the sightings that show it."""
     from apr.errors import AprError
     from apr.identity.atlas import symbolic_tensors
     from apr.identity.entries import entry_from_json
 
     typed = entry_from_json(entry)
     checked = 0
+    note, wrong = None, []
     for _ in range(VERIFICATIONS):
         state = observer.random_state(relevance)
         for sighting in observer.sightings_in(state, relevance, (2, 3, 5), 1, broadly=True):
@@ -202,13 +231,15 @@ def _verify(entry: dict[str, Any], observer: Observer, relevance: Relevance) -> 
                 try:
                     found = symbolic_tensors(typed, json.loads(json.dumps(config, default=str)))
                 except AprError as error:
-                    return f"evaluation failed: {error}"
+                    return f"evaluation failed: {error}", []
                 got = {name: (tensor.shape, tensor.tied_to) for name, tensor in found.items() if not tensor.is_optional}
                 if got != wanted:
-                    wrong = sorted(set(got.items()) ^ set(wanted.items()))[:3]
-                    return f"not reproduced in {state}: {wrong}"
+                    examples = sorted(set(got.items()) ^ set(wanted.items()), key=str)[:3]
+                    note = note or f"not reproduced in {state}: {examples}"
+                    wrong.append(sighting)
+                    break
             checked += 1
-    return None if checked >= 3 else f"only {checked} random configs could be built"
+    return note or (None if checked >= 3 else f"only {checked} random configs could be built"), wrong
 
 
 def _refusal(zoo: Any) -> str:
@@ -217,47 +248,6 @@ def _refusal(zoo: Any) -> str:
     except Exception as error:  # noqa: BLE001
         return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     return "no small config builds"
-
-
-def pack(entries: list[dict[str, Any]], source: str) -> bytes:
-    """The data file: a first line with the index, then one JSON line for each entry; the same bytes every time."""
-    present = [_named_only(entry) if "absent" in entry else entry for entry in entries]
-    absent = {f"{entry['model_type']}/{entry['class']}": entry["absent"] for entry in entries if "absent" in entry}
-    patterns: dict[str, int] = {}
-    index = []
-    for entry in present:
-        required, possible = set(), set()
-        for row in entry["tensors"]:
-            place = patterns.setdefault(_digit_pattern(row[0]), len(patterns))
-            (required if _is_certain(row) else possible).add(place)
-        index.append(
-            [entry["class"], entry["model_type"], entry["kind"], sorted(required), sorted(possible - required)]
-        )
-    head = {"source": source, "absent": absent, "patterns": list(patterns), "index": index}
-    lines = [json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (head, *present)]
-    return gzip.compress("\n".join(lines).encode(), compresslevel=9, mtime=0)
-
-
-def _named_only(entry: dict[str, Any]) -> dict[str, Any]:
-    """A class that no small config builds: in the vocabulary, but nothing is known of its tensors."""
-    nothing_known: dict[str, Any] = {
-        "exact": False,
-        "note": entry["absent"],
-        "base_prefix": "",
-        "rope": None,
-        "defaults": {},
-        "aliases": {},
-        "derived": [],
-        "fixed": [],
-        "tensors": [],
-    }
-    return {**{key: entry[key] for key in ("class", "model_type", "kind")}, **nothing_known}
-
-
-def _digit_pattern(pattern: str) -> str:
-    return ".".join(
-        "#" if part.isdigit() or (part.startswith("{") and part.endswith("}")) else part for part in pattern.split(".")
-    )
 
 
 def _safe_build(job: tuple[str, str, str]) -> dict[str, Any]:
@@ -287,6 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="model types, separated by commas")
     parser.add_argument("--out", type=Path, default=OUTPUT)
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="with --only: take the other model types from this data file"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     import transformers
@@ -304,7 +297,10 @@ def main() -> None:
             note = entry.get("absent") or entry.get("note") or ""
             line = f"{entry['model_type']:28} {entry['class']:40} {state:8} {seconds:6.1f}s {memory:6} MiB {note}"
             print(line[:260], flush=True)
-    order = {(class_name, model_type): at for at, (class_name, model_type, _) in enumerate(jobs)}
+    table = class_table()
+    if options.keep:
+        entries += kept_entries(options.keep.read_bytes(), {(row[0], row[1]) for row in table if row not in jobs})
+    order = {(class_name, model_type): at for at, (class_name, model_type, _) in enumerate(table)}
     entries.sort(key=lambda entry: order[entry["class"], entry["model_type"]])
     packed = pack(entries, f"transformers {transformers.__version__}")
     options.out.parent.mkdir(parents=True, exist_ok=True)

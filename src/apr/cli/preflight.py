@@ -39,6 +39,11 @@ ADDRESSES_AT_A_TIME = 8
     help="Also load the model: receipt, derived buffers and the recorded probe (needs torch and transformers).",
 )
 @click.option("--as", "load_as", metavar="CLASS", help="What if it were loaded as CLASS, whatever its stamps say?")
+@click.option(
+    "--kind",
+    type=click.Choice(["decoder", "encoder", "seq2seq", "classification"]),
+    help="What the run will train; `decoder` refuses, as `apr pretrain` does, what predicts no next token.",
+)
 @click.option("--tokenizer", type=PATH, metavar="DIR", help="Hold this tokenizer against the checkpoint.")
 @click.option("--base", type=PATH, metavar="PATH", help="Of a PEFT adapter: the base model (default: as it names it).")
 @click.option("--fresh-adapter", "is_fresh", is_flag=True, help="Of a PEFT adapter: it is untrained on purpose.")
@@ -52,6 +57,7 @@ def command(
     is_deep: bool,
     is_loaded: bool,
     load_as: str | None,
+    kind: str | None,
     tokenizer: Path | None,
     base: Path | None,
     is_fresh: bool,
@@ -69,8 +75,10 @@ def command(
     headers and configs are fetched, kilobytes a model. Environment: HF_ENDPOINT, HF_TOKEN.
     """
     from apr.gates.road import RoadOptions
+    from apr.identity.types import Kind
 
     options = RoadOptions(
+        run_kind=None if kind is None else Kind(kind),
         tokenizer=None if tokenizer is None else _tokenizer_facts(tokenizer),
         allowed_tensors=parse_reasons(allowed_tensors, "--allow"),
         allowed_gates=parse_reasons(allowed_gates, "--allow-gate"),

@@ -53,9 +53,15 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             yield Finding(ID, Status.UNCHECKED, NOT_LOADED)
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
-        prefix = facts.plan.prefix
-        taken = f"; every name taken as `{prefix}...`, as the file was saved from the base model" if prefix else ""
-        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}{taken}")
+        norms = sum(each.stored_name.endswith((".gamma", ".beta")) for each in facts.plan.assignments)
+        if norms:
+            covered += f"; {norms} `LayerNorm.gamma` and `beta` are today's `weight` and `bias`"
+        if facts.plan.added_prefix:
+            covered += (
+                f"; every name gets `{facts.plan.added_prefix}` before it, which {target.architecture.class_name} puts "
+                "before the names of its base model"
+            )
+        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
 
 
 def unloadable(facts: InitFacts) -> Finding | None:

@@ -18,14 +18,20 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     evidence = facts.verdict.evidence.candidates
     claimed = facts.verdict.claim.architecture
     named = [claimed] if claimed is not None else [candidate.architecture for candidate in evidence]
-    if facts.run_kind is not Kind.DECODER or not named:
-        yield Finding(ID, Status.UNCHECKED, "no architecture is known" if not named else "not a decoder-only run")
+    if not named:
+        yield Finding(ID, Status.UNCHECKED, "no architecture is known")
+        return
+    if facts.run_kind not in (Kind.DECODER, None):
+        yield Finding(ID, Status.UNCHECKED, "not a decoder-only run")
         return
     # Tensors decide over the label: an encoder stamped as a decoder is still an encoder.
     shown_kinds = {candidate.architecture.kind for candidate in evidence}
     is_decoder = named[0].kind is Kind.DECODER and (not shown_kinds or Kind.DECODER in shown_kinds)
     if is_decoder:
         yield Finding(ID, Status.PASS, f"{named[0]} predicts the next token")
+        return
+    if facts.run_kind is None:
+        yield Finding(ID, Status.UNCHECKED, f"{named[0]} is of kind {named[0].kind.value}: `apr pretrain` refuses it")
         return
     kinds = ", ".join(sorted(kind.value for kind in shown_kinds)) or "nothing known"
     yield Finding(

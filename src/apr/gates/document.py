@@ -93,6 +93,7 @@ def _ledger(plan: LoadPlan) -> dict[str, Any]:
             for each in ledger.shape_conflicts
         ],
         "dtype": plan.dtype.value,
+        "added_prefix": plan.added_prefix,
         "casts": sorted({f"{each.cast_from} -> {each.cast_to}" for each in plan.assignments if not each.is_bit_exact}),
     }
 

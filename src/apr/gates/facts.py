@@ -68,14 +68,15 @@ class Written(NamedTuple):
 class InitFacts(NamedTuple):
     """Everything known about one intended start; None means that stage has not been reached (or could not be).
 
-    opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
-    there is no load plan. probe_error: why the loaded model could not be tried. retry_command: the command line to run
-    after a repair, with `{path}` for the checkpoint. allow_words: how this caller lets one tensor through, with
-    `{name}` for the tensor. download: how a checkpoint on another machine comes to this one, None for one that is here.
+    run_kind: what the run trains, None where nobody speaks of a run. opening_error: why no checkpoint could be opened.
+    config_error: why no config could be resolved. plan_note: why there is no load plan. probe_error: why the loaded
+    model could not be tried. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
+    allow_words: how this caller lets one tensor through, with `{name}` for the tensor. download: how a checkpoint on
+    another machine comes to this one, None for one that is here.
     """
 
     path: Path
-    run_kind: Kind = Kind.DECODER
+    run_kind: Kind | None = Kind.DECODER
     checkpoint: Checkpoint | None = None
     opening_error: AprError | None = None
     verdict: Verdict | None = None

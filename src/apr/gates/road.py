@@ -22,10 +22,11 @@ from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Writ
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
-from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.config import resolve_config
+from apr.identity.evidence import model_tensors
 from apr.identity.gguf_atlas import atlas_of
-from apr.identity.types import Architecture, Kind, Verdict
+from apr.identity.renaming import prefix_to_add
+from apr.identity.types import Architecture, Kind, Naming, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
 from apr.loading.scales import without_scales
@@ -45,15 +46,16 @@ _NO_REASONS: Mapping[str, str] = MappingProxyType({})
 class RoadOptions(NamedTuple):
     """How to walk: what the run needs, and what the user knowingly allows.
 
-    dtype: of the resident parameters, None for the file's own. may_use_zoo: whether torch may be imported when the
-    atlas cannot tell a class's tensors exactly. allowed_tensors, allowed_gates: name or id to the user's reason.
+    run_kind: what the run trains, None to ask of no run in particular. dtype: of the resident parameters, None for the
+    file's own. may_use_zoo: whether torch may be imported when the atlas cannot tell a class's tensors exactly.
+    allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
     lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
     place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
     one, which remedies then begin with.
     """
 
-    run_kind: Kind = Kind.DECODER
+    run_kind: Kind | None = Kind.DECODER
     dtype: DType | None = None
     may_use_zoo: bool = False
     tokenizer: TokenizerFacts | None = None
@@ -145,8 +147,7 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     if architecture is None:
         return facts._replace(plan_note="no architecture is claimed that is known, so there is nothing to plan for")
     try:
-        prefix = base_prefix_lacking(unscaled, architecture)
-        config = resolve_config(with_prefix(unscaled, prefix), architecture)
+        config = resolve_config(unscaled, architecture)
         target = make_target(checkpoint, architecture, config)
         if target is None and options.may_use_zoo:
             refuse_absurd_counts(config.values, checkpoint, atlas_of(architecture).entry(architecture).defaults)
@@ -156,6 +157,9 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     if target is None:
         note = f"the atlas does not describe {architecture} exactly; a run builds the class itself to plan"
         return facts._replace(config=config, plan_note=note)
+    prefix = ""
+    if architecture.naming is Naming.HUGGING_FACE:
+        prefix = prefix_to_add(atlas_of(architecture).entry(architecture), model_tensors(unscaled))
     plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, prefix=prefix)
     return facts._replace(config=config, plan=plan)
 

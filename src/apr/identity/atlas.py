@@ -6,9 +6,7 @@ here imports torch or transformers.
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -23,21 +21,18 @@ from apr.identity.entries import (
     expand,
     resolve_fields,
 )
+from apr.identity.packed import DataFile
 from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
 
 DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 class Atlas:
-    """Look-up over the entries; an entry is parsed when it is asked for.
+    """Look-up over the entries; an entry is parsed when it is asked for."""
 
-    lines: one JSON text for each entry; index: one row `[class, model type, kind, ...]` for each line.
-    """
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._head: Mapping[str, Any] = json.loads(lines[0])
-        self._lines = lines[1:]
+    def __init__(self, data: DataFile) -> None:
+        self._data = data
+        self._head = data.head
         self._entries: dict[int, Entry] = {}
 
     @cached_property
@@ -63,17 +58,17 @@ class Atlas:
 
     @cached_property
     def pattern_ids(self) -> Mapping[str, int]:
-        """All name patterns of the atlas, every number written `#`, with their place in `pattern_sets`."""
+        """All name patterns of the atlas, every number written `#`, with their places."""
         return {pattern: at for at, pattern in enumerate(self._head["patterns"])}
 
-    @cached_property
-    def pattern_sets(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-        """For each entry the patterns it must have, and all it can have, as places of `pattern_ids`."""
-        return tuple((frozenset(row[3]), frozenset(row[3]) | frozenset(row[4])) for row in self._head["index"])
+    @property
+    def pattern_rows(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """For each entry the patterns it must have, and those it can have besides, as places of `pattern_ids`."""
+        return ((row[3], row[4]) for row in self._head["index"])
 
     def entry_at(self, at: int) -> Entry:
         if at not in self._entries:
-            self._entries[at] = entry_from_json(json.loads(self._lines[at]))
+            self._entries[at] = entry_from_json(self._data.document(at))
         return self._entries[at]
 
     def entry(self, architecture: Architecture) -> Entry:
@@ -118,8 +113,7 @@ def load_atlas() -> Atlas:
 
 def read_atlas(path: Path) -> Atlas:
     """The atlas in the shipped file `path`."""
-    # Neither importlib.resources nor gzip: importing them takes a tenth of what `apr inspect` may take.
-    return Atlas(zlib.decompress(path.read_bytes(), wbits=_GZIP).splitlines())
+    return Atlas(DataFile(path.read_bytes()))
 
 
 def expected_tensors(
@@ -161,5 +155,7 @@ def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
     """
     fields = resolve_fields(entry, config)
     if any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed):
+        return True
+    if any(fields.get(field) not in words.values() for field, words in entry.texts.items()):
         return True
     return any(fields.get(size) == 0 and fields.get(size) is not False for size in entry.positive_sizes)

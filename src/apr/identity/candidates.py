@@ -19,13 +19,20 @@ CANONICAL = (
 def explaining_entries(
     atlas: Atlas, names: FileNames, match: Callable[[Entry, FileNames], Account] = match
 ) -> tuple[list[Account], list[tuple[int, int]]]:
-    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place)."""
+    """Accounts of the entries that explain everything, and the others as (distance in name patterns, place).
+
+    Entries that the atlas only names are left out: nothing is known of their tensors.
+    """
     ids = atlas.pattern_ids
     stored = {ids[pattern] for pattern in names.groups if pattern in ids}
     unknown = sum(pattern not in ids for pattern in names.groups)
     fitting, near = [], []
-    for at, (required, possible) in enumerate(atlas.pattern_sets):
-        distance = len(required - stored) + len(stored - possible) + unknown
+    for at, (required, others) in enumerate(atlas.pattern_rows):
+        if not (required or others):
+            continue
+        # The lists of an entry have no place twice, so counting them spares making sets of them all.
+        found = len(stored.intersection(required))
+        distance = len(required) - found + len(stored) - found - len(stored.intersection(others)) + unknown
         if distance == 0:
             account = match(atlas.entry_at(at), names)
             if account.explains_all:

@@ -12,6 +12,7 @@ from apr.identity.atlas import load_atlas
 from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import match
+from apr.identity.renaming import as_the_class_names_them
 from apr.identity.typed_config import Draft, resolve_typed, typed_name
 from apr.identity.types import Architecture, Naming, Origin, ResolvedConfig
 
@@ -117,7 +118,7 @@ def _compare_with_typed(draft: Draft, checkpoint: Checkpoint, entry: Entry, plac
 
 
 def _compare_with_tensors(draft: Draft, checkpoint: Checkpoint, entry: Entry, place: str) -> None:
-    account = match(entry, model_tensors(checkpoint))
+    account = match(entry, as_the_class_names_them(entry, model_tensors(checkpoint)))
     if not account.explains_all:
         return
     for name, solved in account.dimensions.items():

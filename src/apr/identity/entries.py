@@ -16,6 +16,10 @@ ANY_SIZE = "?"
 MOST_TENSORS = 100_000
 """No checkpoint in circulation holds as many tensors; a config that asks for more is hostile or broken."""
 
+LABELS = "num_labels"
+USUAL_LABELS = 2
+"""What a config means that names no labels (transformers, `PreTrainedConfig`)."""
+
 Condition = tuple[tuple[tuple[str, Any], ...], ...]
 """Alternatives, each a conjunction of (config field, value); the value `"set"` means any but null. Empty: always."""
 
@@ -65,6 +69,8 @@ class Entry(NamedTuple):
     base_prefix: the name of the base model inside the class (`model`, `transformer`), empty for base models.
     rope: the rotary parameters of a config that says nothing of them, None for classes without them.
     positive_sizes: fields in the shapes and extents that the templates know only above 0.
+    texts: for fields that hold a word (`feed_forward_proj`), each word that was tried with the one that stands for it.
+    labels: how many labels a config means that names none.
     """
 
     architecture: Architecture
@@ -77,6 +83,8 @@ class Entry(NamedTuple):
     rope: Mapping[str, Any] | None
     templates: tuple[Template, ...]
     positive_sizes: frozenset[str]
+    texts: Mapping[str, Mapping[str, str]]
+    labels: int
 
 
 def entry_from_json(document: Mapping[str, Any]) -> Entry:
@@ -95,6 +103,8 @@ def entry_from_json(document: Mapping[str, Any]) -> Entry:
         rope=document["rope"],
         templates=templates,
         positive_sizes=_positive_sizes(templates),
+        texts=document.get("texts", {}),
+        labels=document.get("labels", USUAL_LABELS),
     )
 
 
@@ -131,7 +141,9 @@ def _place_from_json(rows: Iterable[Any]) -> Place:
 
 
 def is_unset(value: object) -> bool:
-    """None, and the word that some config classes use for it."""
+    """None, and what some config classes write for it: the word `auto`, a number below zero."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value < 0
     return value is None or value == "auto"
 
 
@@ -157,10 +169,28 @@ def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
     fields = dict(entry.defaults)
     for key, value in _flattened(config):
         fields[own_name(entry, key)] = value
+    for field in entry.texts:
+        fields[field] = common_word(entry, field, fields.get(field))
+    fields[LABELS] = _label_count(entry, fields)
     for field, expression in entry.derived:
         if is_unset(fields.get(field)):
             fields[field] = evaluate(expression, fields)
     return fields
+
+
+def common_word(entry: Entry, field: str, value: Any) -> Any:
+    """The word that stands for `value` of a text field: `gated-silu` makes the same tensors as `gated-gelu`."""
+    words = entry.texts.get(field)
+    return words.get(value, value) if words is not None and isinstance(value, str) else value
+
+
+def _label_count(entry: Entry, fields: Mapping[str, Any]) -> Any:
+    """How many labels a head has: as many as are named, else what is recorded, else the usual count."""
+    named = fields.get("id2label")
+    if isinstance(named, Mapping):
+        return len(named)
+    recorded = fields.get(LABELS)
+    return entry.labels if recorded is None else recorded
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

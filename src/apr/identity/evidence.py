@@ -10,16 +10,19 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
-from apr.identity.base_names import INTERNAL_PREFIXES
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
-from apr.identity.entries import literal_holds
+from apr.identity.entries import common_word, literal_holds
 from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
+from apr.identity.renaming import as_the_class_names_them, current_name
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
+
+INTERNAL_PREFIXES = ("__training__.", "__apr__.")
+"""Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
 TIE_FLAG = "tie_word_embeddings"
 """Whether the head is tied is seen in the file itself, whatever a class does by default."""
@@ -43,6 +46,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     atlas = load_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
     fitting, near = explaining_entries(atlas, names)
+    fitting += _as_base_model(atlas, names, fitting, claim, checkpoint.config or {})
     fitting = _as_built(fitting, named, checkpoint.config or {})
     fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
     runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
@@ -54,8 +58,12 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
 
 
 def model_tensors(checkpoint: Checkpoint) -> FileNames:
-    """Names and shapes of the tensors that belong to the model; zero-byte placeholders apart."""
-    kept = {name: entry for name, entry in checkpoint.tensors.items() if not name.startswith(INTERNAL_PREFIXES)}
+    """Names and shapes of the tensors that belong to the model, old norms by today's names; zero-byte placeholders
+    apart."""
+    stored = checkpoint.tensors
+    kept = {
+        current_name(name, stored): entry for name, entry in stored.items() if not name.startswith(INTERNAL_PREFIXES)
+    }
     return file_names(
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
@@ -71,6 +79,17 @@ def _hints(names: FileNames) -> list[str]:
     return hints
 
 
+def _as_base_model(
+    atlas: Atlas, names: FileNames, fitting: Sequence[Account], claim: Claim, recorded: Mapping[str, Any]
+) -> list[Account]:
+    """The account of the claimed class when the file names its tensors as that class's base model does."""
+    if claim.architecture is None or claim.architecture in [account.entry.architecture for account in fitting]:
+        return []
+    entry = atlas.entry(claim.architecture)
+    renamed = as_the_class_names_them(entry, names)
+    return [] if renamed is names else [match(entry, renamed, recorded=recorded)]
+
+
 def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorded: Mapping[str, Any]) -> list[Account]:
     """Those that explain the file exactly, under the flags of their class or of the recorded config, and the claimed.
 
@@ -83,7 +102,7 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
         flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG and "==" not in flag}
         return account.entry.is_exact and all(
             literal_holds(account.entry.defaults.get(flag), value)
-            or (flag in recorded and literal_holds(recorded[flag], value))
+            or (flag in recorded and literal_holds(common_word(account.entry, flag, recorded[flag]), value))
             for flag, value in flags.items()
         )
 

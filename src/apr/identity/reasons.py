@@ -22,6 +22,7 @@ def reasons_for(
         by_name = sorted({account.entry.architecture.model_type for account in fitting if not account.entry.is_exact})
         if by_name:
             reasons.append(f"{_listed(by_name)}: by names alone, the atlas does not hold their shapes exactly")
+        reasons += [line for account in fitting if (line := _renaming(account, names))]
     else:
         reasons.append(f"no known architecture explains all {len(names.shapes)} tensors")
         reasons += hints()
@@ -32,6 +33,16 @@ def reasons_for(
             f"{_listed(sorted(names.placeholders))} is stored with zero bytes, which means tied to the input embedding"
         )
     return reasons
+
+
+def _renaming(account: Account, names: FileNames) -> str:
+    prefix = f"{account.entry.base_prefix}."
+    if not account.entry.base_prefix or any(name.startswith(prefix) for name in names.shapes):
+        return ""
+    return (
+        f"the names are those of the base model of {account.entry.architecture.class_name}, which puts `{prefix}` "
+        "before each of them and ties its head"
+    )
 
 
 def _against(runner_up: Account, fitting: Sequence[Account]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from apr.identity.entries import Entry, Template, condition_holds
+from apr.identity.entries import Entry, Template, common_word, condition_holds
 from apr.identity.names import Group
 
 _MOST_SETTINGS = 1 << 12
@@ -87,7 +87,7 @@ def _choices(entry: Entry, seen: Sequence[SeenTemplate], recorded: Mapping[str, 
 def _preferred(entry: Entry, name: str, value: Any, recorded: Mapping[str, Any]) -> Any:
     if "==" in name:
         return False
-    preferred = recorded.get(name, entry.defaults.get(name))
+    preferred = common_word(entry, name, recorded.get(name, entry.defaults.get(name)))
     if value in (None, "set"):
         return None if preferred is None else "set"
     return bool(preferred) if isinstance(value, bool) else preferred

@@ -12,6 +12,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import Account, match
+from apr.identity.renaming import as_the_class_names_them
 from apr.identity.shapes import checked_integer
 from apr.identity.types import Origin
 
@@ -85,7 +86,7 @@ def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
 
 def _solve(checkpoint: Checkpoint, entry: Entry, typed: Mapping[str, Any], draft: Draft) -> tuple[Account, Account]:
     """The account of the file from tensors alone, and with typed dimensions; contradictions become conflicts."""
-    names = model_tensors(checkpoint)
+    names = as_the_class_names_them(entry, model_tensors(checkpoint))
     shown = match(entry, names)
     integers = {name: value for name, value in typed.items() if isinstance(value, int) and not isinstance(value, bool)}
     for name, value in integers.items():

@@ -10,11 +10,17 @@ from apr.formats.base import Stamp
 
 
 class Kind(StrEnum):
-    """How a model predicts; decides which runs it can start."""
+    """How a model predicts; decides which runs it can start.
+
+    DECODER: the next token. ENCODER: masked tokens, or states that see both sides. SEQ2SEQ: a target from a source.
+    CLASSIFICATION: labels, spans or a reward. BASE: a decoder without its head, which gives states.
+    """
 
     DECODER = "decoder"
     ENCODER = "encoder"
     SEQ2SEQ = "seq2seq"
+    CLASSIFICATION = "classification"
+    BASE = "base"
 
 
 class Naming(StrEnum):

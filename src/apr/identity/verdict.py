@@ -9,7 +9,6 @@ from pathlib import Path
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import uses_unexpressed_value
-from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.claim import claimed_architectures, read_claim
 from apr.identity.evidence import gather_evidence
 from apr.identity.gguf_atlas import atlas_of
@@ -25,8 +24,7 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
     tensors suggest.
     """
     claim = read_claim(checkpoint)
-    lacking = base_prefix_lacking(checkpoint, claim.architecture)
-    evidence = gather_evidence(with_prefix(checkpoint, lacking), claim)
+    evidence = gather_evidence(checkpoint, claim)
     if claim.architecture is None:
         return Verdict(VerdictKind.UNKNOWN, claim, evidence, _without_claim(claim, evidence))
     claimed = claimed_architectures(claim)
@@ -35,6 +33,10 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         if not evidence.candidates and not _can_tell(checkpoint, claim.architecture):
             return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
+    if claim.architecture not in [candidate.architecture for candidate in fitting]:
+        # The stamps name a model type, which has several heads; the tensors say which of them it is.
+        claim = claim._replace(architecture=fitting[0].architecture)
+    assert claim.architecture is not None
     model_type = claim.architecture.model_type
     twins = [candidate for candidate in evidence.candidates if not _computes_the_same(candidate, claim.architecture)]
     if twins:

@@ -32,7 +32,7 @@ def preflight(
     *,
     deep: bool = False,
     tokenizer: PathLike | None = None,
-    kind: str = "decoder",
+    kind: str | None = None,
     base: PathLike | None = None,
     fresh_adapter: bool = False,
     allowed_tensors: Mapping[str, str] = NO_REASONS,
@@ -42,9 +42,9 @@ def preflight(
 
     path: an .apr or .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. deep: read every
     byte as well, not only headers. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
-    "decoder", "encoder" or "seq2seq". base: the model under an adapter, None for the one that it names. fresh_adapter:
-    a zero `lora_B` is meant to be there. allowed_tensors, allowed_gates: name or id to the reason why it is let
-    through.
+    "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. base: the model under an
+    adapter, None for the one that it names. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
+    allowed_gates: name or id to the reason why it is let through.
 
     The answer's `is_accepted`, `refusals` and `findings` say what every gate said; `facts` holds checkpoint headers,
     verdict, load plan with its ledger, and after `deep` the values. Its files are closed. A bad checkpoint raises
@@ -62,7 +62,7 @@ def preflight(
     if base is not None:
         raise UsageError("a base model is named for an adapter only", found=f"{path} is no adapter directory")
     facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = terms.road_options(_kind(kind))._replace(tokenizer=facts)
+    options = terms.road_options(None if kind is None else _kind(kind))._replace(tokenizer=facts)
     examination = examine(path, options)
     try:
         return deepen(examination) if deep else examination

@@ -68,7 +68,7 @@ class Terms:
                 found=f"no reason for {', '.join(unreasoned)}",
             )
 
-    def road_options(self, kind: Kind = Kind.DECODER) -> RoadOptions:
+    def road_options(self, kind: Kind | None = Kind.DECODER) -> RoadOptions:
         return RoadOptions(
             run_kind=kind,
             may_use_zoo=False,

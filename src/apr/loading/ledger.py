@@ -96,11 +96,11 @@ class Target(NamedTuple):
 class LoadPlan(NamedTuple):
     """What would be loaded where, made from headers alone, before any tensor byte is read.
 
-    prefix: what every model name has before its stored name, for a file saved from the base model inside the class.
+    added_prefix: what every stored name gets before it to be a name of the target, which is empty where they agree.
     """
 
     target: Target
     dtype: DType
     assignments: tuple[Assignment, ...]
     ledger: Ledger
-    prefix: str = ""
+    added_prefix: str = ""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
-from apr.identity.base_names import INTERNAL_PREFIXES, with_prefix
+from apr.identity.evidence import INTERNAL_PREFIXES, TIE_FLAG
+from apr.identity.renaming import current_name
 from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
 from apr.loading.scales import lacking_scales, packed_weights, paired_scales
 
@@ -44,24 +45,30 @@ def make_plan(
 ) -> LoadPlan:
     """The plan that loads `checkpoint` into `target`; nothing is read, nothing is refused here.
 
-    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what every stored name
-    lacks of the model's (`identity/base_names.py`).
+    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what the target puts
+    before every name of a file that is named as its base model is (`apr.identity.renaming`).
     """
     allowed = allowed or {}
-    checkpoint = with_prefix(checkpoint, prefix)
     resident = resident_dtype(checkpoint, dtype)
-    stored = {name: entry for name, entry in checkpoint.tensors.items() if not entry.is_placeholder}
-    placeholders = {name for name, entry in checkpoint.tensors.items() if entry.is_placeholder}
+    named = {
+        name: name if name.startswith(INTERNAL_PREFIXES) else prefix + current_name(name, checkpoint.tensors)
+        for name in checkpoint.tensors
+    }
+    stored = {named[name]: entry for name, entry in checkpoint.tensors.items() if not entry.is_placeholder}
+    placeholders = {named[name] for name, entry in checkpoint.tensors.items() if entry.is_placeholder}
     assignments: list[Assignment] = []
     unfilled: list[str] = []
     rulings: list[Ruling] = []
     conflicts: list[ShapeConflict] = []
     used: set[str] = set()
-    scales = paired_scales(checkpoint.tensors)
+    # A class that ties always (T5) keeps what is stored apart when the config says untied; so does the zoo's loader.
+    is_untied = target.config.values.get(TIE_FLAG) is False
+    scales = {named[weight]: scale for weight, scale in paired_scales(checkpoint.tensors).items()}
 
     for name, wanted in target.expected.items():
         entry = stored.get(name)
-        if entry is not None and wanted.tied_to is not None and wanted.tied_to in stored:
+        is_tied_copy = entry is not None and wanted.tied_to is not None and wanted.tied_to in stored
+        if entry is not None and is_tied_copy and not is_untied:
             used.add(name)
             rulings.append(Ruling(name, Rule.TIED_COPY, partner=wanted.tied_to))
             if entry.shape != wanted.shape:
@@ -72,7 +79,7 @@ def make_plan(
         elif entry is not None:
             used.add(name)
             if entry.shape == wanted.shape:
-                assignments.append(_assignment(entry, name, resident, scales.get(name)))
+                assignments.append(_assignment(name, entry, resident, scales.get(name)))
             else:
                 conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
         elif wanted.tied_to is not None and (wanted.tied_to in stored or name in placeholders):
@@ -89,7 +96,7 @@ def make_plan(
         if entry.name in scale_of:
             rulings.append(Ruling(name, Rule.SCALE, partner=scale_of[entry.name]))
             continue
-        if name in used or (name in placeholders and name in target.expected):
+        if named[name] in used or (named[name] in placeholders and named[name] in target.expected):
             continue
         if name.startswith(INTERNAL_PREFIXES):
             rulings.append(Ruling(name, Rule.CONTAINER_INTERNAL))
@@ -108,7 +115,7 @@ def make_plan(
             name for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint)) if name not in allowed
         ),
     )
-    return LoadPlan(target, resident, tuple(assignments), ledger, prefix)
+    return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger, added_prefix=prefix)
 
 
 def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[str]:
@@ -126,7 +133,7 @@ def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[st
     )
 
 
-def _assignment(entry: TensorEntry, model_name: str, resident: DType, scale_name: str | None) -> Assignment:
+def _assignment(name: str, entry: TensorEntry, resident: DType, scale_name: str | None) -> Assignment:
     encoding = ENCODINGS[entry.dtype]
     becomes = resident if encoding.is_float or encoding.is_quantized else entry.dtype
-    return Assignment(entry.name, model_name, cast_from=entry.dtype, cast_to=becomes, scale_name=scale_name)
+    return Assignment(entry.name, name, cast_from=entry.dtype, cast_to=becomes, scale_name=scale_name)

@@ -60,6 +60,13 @@ def write_receipt(
     from apr.loading.on_disk import on_disk_state_dict
 
     resident = on_disk_state_dict(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    # Two tensors that were handed apart and hold the same bytes may share them now; each is read back by its own name.
+    resident |= {
+        each.model_name: parameters[each.model_name]
+        for each in plan.assignments
+        if each.model_name not in resident and each.model_name in parameters
+    }
     handed = _as_held(checkpoint, loaded, resident)
     return receipt_of(checkpoint, plan, handed, resident_digests(resident), _broken_ties(plan, model))
 

@@ -156,6 +156,8 @@ def _kind(class_name: str, model_type: str) -> Kind:
 
     if class_name == MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(model_type):
         return Kind.SEQ2SEQ
+    if re.search("Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction", class_name):
+        return Kind.CLASSIFICATION
     is_decoder = class_name == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) or class_name.endswith(
         ("ForCausalLM", "LMHeadModel")
     )
