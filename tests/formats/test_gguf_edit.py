@@ -27,6 +27,13 @@ EOS = pair("tokenizer.ggml.eos_token_id", gguf_file.U32, struct.pack("<I", 7))
 TEMPLATE = pair("tokenizer.chat_template", gguf_file.STRING, text("{{ messages }}" * 20))
 
 
+def apply_patch(path: Path, patch: FilePatch) -> None:
+    """Change the file at `path`, without a journal."""
+    changed = path.with_name("changed")
+    copy_file(path, changed, patch)
+    changed.replace(path)
+
+
 def as_it_stands(path: Path) -> tuple[Header, dict[str, Any], dict[str, bytes]]:
     """The header, all values, and the bytes of the tensors."""
     with read_gguf(path) as checkpoint:
@@ -62,12 +69,6 @@ def changed(path: Path, new: Mapping[str, Any], gone: tuple[str, ...] = ()) -> F
         if is_padding(each.key):
             assert set(each.value) <= {" "}
     return patch
-
-
-def apply_patch(path: Path, patch: FilePatch) -> None:
-    beside = path.with_name("beside")
-    copy_file(path, beside, patch)
-    beside.replace(path)
 
 
 def written_bytes(patch: FilePatch) -> int:

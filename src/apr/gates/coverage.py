@@ -53,7 +53,9 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             yield Finding(ID, Status.UNCHECKED, NOT_LOADED)
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
-        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
+        prefix = facts.plan.prefix
+        taken = f"; every name taken as `{prefix}...`, as the file was saved from the base model" if prefix else ""
+        yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}{taken}")
 
 
 def unloadable(facts: InitFacts) -> Finding | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
+from apr.identity.base_names import INTERNAL_PREFIXES
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
 from apr.identity.entries import literal_holds
@@ -19,9 +20,6 @@ from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
-
-INTERNAL_PREFIXES = ("__training__.", "__apr__.")
-"""Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
 TIE_FLAG = "tie_word_embeddings"
 """Whether the head is tied is seen in the file itself, whatever a class does by default."""
