@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -30,11 +34,14 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer[1]}.{NAMES[layer[2]]}.{ending}" if layer else f"{NAMES[stem]}.{ending}"
 
 
-def write_gguf(directory: Path, path: Path, architecture: str, quantisation: str = "F32") -> Path:
+def write_gguf(
+    directory: Path, path: Path, architecture: str, quantisation: str = "F32", tokenizer: Path | None = None
+) -> Path:
     """The Qwen2 or Llama in `directory` as a GGUF file that says it is `architecture`.
 
-    quantisation: of matrices whose rows fill its blocks. The vocabulary stands behind the dimensions, and a few keys
-    behind it, as converters write them.
+    quantisation: of matrices whose rows fill its blocks. tokenizer: directory of the BPE tokenizer whose tokens it
+    holds; without one they are made up, and llama.cpp cannot use them. The vocabulary stands behind the dimensions,
+    and a few keys behind it, as converters write them.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
     from safetensors.numpy import load_file
@@ -51,9 +58,7 @@ def write_gguf(directory: Path, path: Path, architecture: str, quantisation: str
     writer.add_rope_freq_base(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_tokenizer_model("gpt2")
-    rows = range(config["vocab_size"])
-    writer.add_token_list([f"<token number {row}, with a long name of its own>" for row in rows])
-    writer.add_token_types([1] * config["vocab_size"])
+    _add_tokens(writer, config["vocab_size"], tokenizer)
     writer.add_eos_token_id(0)
     writer.add_chat_template("{{ messages }}")
     writer.add_quantization_version(2)
@@ -67,3 +72,16 @@ def write_gguf(directory: Path, path: Path, architecture: str, quantisation: str
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _add_tokens(writer: GGUFWriter, count: int, tokenizer: Path | None) -> None:
+    if tokenizer is None:
+        writer.add_token_list([f"<token number {row}, with a long name of its own>" for row in range(count)])
+        writer.add_token_types([1] * count)
+        return
+    model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    tokens = {row: token for token, row in model["vocab"].items()}
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([tokens.get(row, f"[PAD{row}]") for row in range(count)])
+    writer.add_token_types([3, *(1 if row in tokens else 5 for row in range(1, count))])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
