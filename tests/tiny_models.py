@@ -26,6 +26,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**_COMMON, **_GROUPED},
     "mistral": {**_COMMON, **_GROUPED, "sliding_window": None},
     "gemma": {**_COMMON, **_GROUPED, "head_dim": 16},
+    "gemma2": {**_COMMON, **_GROUPED, "head_dim": 16, "sliding_window": 64},
+    "gpt_oss": {**_COMMON, **_GROUPED, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "doge": {**_COMMON, **_GROUPED},
     "phi3": {**_COMMON, **_GROUPED},
     "gpt2": {
         "vocab_size": VOCABULARY,

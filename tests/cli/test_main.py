@@ -198,3 +198,21 @@ def test_python_m_apr_is_the_command_with_its_exit_code() -> None:
     result = subprocess.run([sys.executable, "-m", "apr", "nosuch"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "No such command" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["preflight", "inspect", "import", "validate"])
+def test_an_empty_path_is_not_the_current_directory(apr: Callable, command: str) -> None:
+    answer = apr(command, "")
+    assert answer.exit_code == 2
+    assert "the path is empty" in answer.stderr
+
+
+@pytest.mark.parametrize("words", [("import", "loop", "-o", "x.apr"), ("export", "loop", "-o", "x")])
+def test_a_link_to_itself_is_named_and_not_unexpected(
+    apr: Callable, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    answer = apr(*words)
+    assert answer.exit_code == 7
+    assert "symbolic links" in answer.stderr

@@ -82,6 +82,15 @@ def added(name: str, tensor: torch.Tensor) -> Edit:
     return edit
 
 
+def copied(source: str, target: str) -> Edit:
+    """Let one tensor hold the bytes of another."""
+
+    def edit(draft: Draft) -> None:
+        draft.state[target] = draft.state[source].clone()
+
+    return edit
+
+
 def configured(**values: Any) -> Edit:
     def edit(draft: Draft) -> None:
         draft.config.update(values)

@@ -8,15 +8,8 @@ import pytest
 
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import DType
-from apr.loading.fingerprints import (
-    NORMS_THAT_ADD_ONE,
-    Freshness,
-    GainCentre,
-    fresh_among_trained,
-    freshness,
-    gain_centre,
-    lost_endings,
-)
+from apr.loading.fingerprints import Freshness, fresh_among_trained, freshness, lost_endings
+from apr.loading.norm_gains import NORMS_THAT_ADD_ONE, GainCentre, gain_centre
 from apr.loading.values import TensorFacts, read_tensor_facts
 from apr.storage.reading import SourceFile
 

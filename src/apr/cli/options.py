@@ -19,9 +19,12 @@ class LocalPath(click.Path):
     """A path that may or may not exist: the reader, not click, says what is wrong with it (exit 3, not 2)."""
 
     def __init__(self) -> None:
-        super().__init__(path_type=Path)
+        super().__init__(path_type=Path, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            # pathlib would take it for the current directory.
+            self.fail("the path is empty", param, ctx)
         if isinstance(value, str) and is_address(value):
             self.fail(
                 f"{value!r} is an address, and this needs a local path; `apr preflight`, `apr inspect` and "

@@ -15,7 +15,7 @@ from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import DType
 from apr.formats.writing import TensorToWrite
 from apr.gates.road import Examination
-from apr.identity.evidence import INTERNAL_PREFIXES
+from apr.identity.base_names import INTERNAL_PREFIXES
 from apr.identity.types import Origin
 from apr.loading.ledger import Rule
 

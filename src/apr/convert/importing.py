@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,7 +114,7 @@ def import_checkpoint(
 
 def default_output(source: Path) -> Path:
     """`model.safetensors` gives `model.apr` beside it, the directory `qwen` gives `qwen.apr` beside it."""
-    path = source.resolve()
+    path = Path(os.path.realpath(source))
     return path.with_name(path.name + ".apr") if path.is_dir() else path.with_suffix(".apr")
 
 

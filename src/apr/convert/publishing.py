@@ -18,7 +18,7 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
     UsageError when it is the source itself, lies inside it or holds it, RefusedError when it exists and `force` is off
     or it is a directory that is no checkpoint, NotFoundError when its parent does not exist.
     """
-    real_source, real_output = source.resolve(), output.resolve()
+    real_source, real_output = Path(os.path.realpath(source)), Path(os.path.realpath(output))
     if real_output == real_source or real_source in real_output.parents or real_output in real_source.parents:
         raise UsageError(
             "the output is the input, or one holds the other",

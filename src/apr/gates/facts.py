@@ -69,9 +69,9 @@ class InitFacts(NamedTuple):
     """Everything known about one intended start; None means that stage has not been reached (or could not be).
 
     opening_error: why no checkpoint could be opened. config_error: why no config could be resolved. plan_note: why
-    there is no load plan. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
-    allow_words: how this caller lets one tensor through, with `{name}` for the tensor. download: how a checkpoint on
-    another machine comes to this one, None for one that is here.
+    there is no load plan. probe_error: why the loaded model could not be tried. retry_command: the command line to run
+    after a repair, with `{path}` for the checkpoint. allow_words: how this caller lets one tensor through, with
+    `{name}` for the tensor. download: how a checkpoint on another machine comes to this one, None for one that is here.
     """
 
     path: Path
@@ -92,6 +92,7 @@ class InitFacts(NamedTuple):
     buffers: BufferReport | None = None
     probe: ProbeReplay | None = None
     probe_note: str | None = None
+    probe_error: AprError | None = None
     step0: Step0 | None = None
     fresh: Fresh | None = None
     written: Written | None = None

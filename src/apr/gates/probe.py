@@ -6,12 +6,16 @@ from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.presence import refusal
 
 ID = "INV-INIT-PROBE-001"
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
     replay = facts.probe
+    if facts.probe_error is not None:
+        yield refusal(ID, facts.probe_error)
+        return
     if replay is None:
         yield Finding(ID, Status.UNCHECKED, facts.probe_note or "no model was loaded")
         return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from apr.errors import AprError, DamagedFileError, NotFoundError, RefusedError
 from apr.formats.base import Checkpoint, Stamp, StampKey
@@ -22,7 +22,9 @@ from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Writ
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
 from apr.gates.runner import check_overrides, run_stage
+from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.config import resolve_config
+from apr.identity.gguf_atlas import atlas_of
 from apr.identity.types import Architecture, Kind, Verdict
 from apr.identity.verdict import give_verdict
 from apr.loading.plan import counted_names, make_plan
@@ -143,17 +145,18 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     if architecture is None:
         return facts._replace(plan_note="no architecture is claimed that is known, so there is nothing to plan for")
     try:
-        config = resolve_config(unscaled, architecture)
+        prefix = base_prefix_lacking(unscaled, architecture)
+        config = resolve_config(with_prefix(unscaled, prefix), architecture)
         target = make_target(checkpoint, architecture, config)
         if target is None and options.may_use_zoo:
-            refuse_absurd_counts(config.values, checkpoint)
+            refuse_absurd_counts(config.values, checkpoint, atlas_of(architecture).entry(architecture).defaults)
             target = make_target_on_meta(architecture, config)
     except AprError as error:
         return facts._replace(config_error=error, plan_note="the config does not describe a model")
     if target is None:
         note = f"the atlas does not describe {architecture} exactly; a run builds the class itself to plan"
         return facts._replace(config=config, plan_note=note)
-    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors)
+    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, prefix=prefix)
     return facts._replace(config=config, plan=plan)
 
 
@@ -249,15 +252,14 @@ def try_load(
         return None, examination
     try:
         refuse_unexplained_buffers(facts.plan, facts.checkpoint)
-    except DamagedFileError as error:
+        materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
+    except (DamagedFileError, RefusedError) as error:
         return None, examination._replace(findings=(*examination.findings, refusal(error.invariant or "", error)))
-    materialised = materialise(facts.checkpoint, facts.plan, attention=attention)
     digests = {name: seen.blake3_hex for name, seen in facts.values.items()}
     check_unchanged_since(materialised.loaded, digests, facts.path)
     model = materialised.model.to(device)
     receipt = write_receipt(facts.checkpoint, facts.plan, materialised.loaded, model)
-    probe, note = _replay(facts.checkpoint, model)
-    facts = facts._replace(receipt=receipt, buffers=check_buffers(model), probe=probe, probe_note=note)
+    facts = _behaviour(facts._replace(receipt=receipt, buffers=check_buffers(model)), model)
     return model, _advance(examination, facts, Stage.RESIDENT)
 
 
@@ -271,12 +273,21 @@ def _with_unloadable(examination: Examination) -> Examination:
     return examination if finding is None else examination._replace(findings=(*examination.findings, finding))
 
 
-def _replay(checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Any, str | None]:
-    from apr.loading.probe import replay_probe
+def _behaviour(facts: InitFacts, model: PreTrainedModel) -> InitFacts:
+    """The facts with what the model does: whether it computes at all, and the recorded probe replayed."""
+    from apr.loading.probe import check_that_it_runs, replay_probe
 
-    if checkpoint.recorded.probe is None:
-        return None, "the checkpoint records no probe"
-    return replay_probe(model, checkpoint.recorded.probe), None
+    assert facts.checkpoint is not None
+    assert facts.plan is not None
+    try:
+        # Half precision overflows in healthy models, and not every operation has it on a CPU.
+        if facts.plan.target.architecture.kind is Kind.DECODER and facts.plan.dtype in {DType.F32, DType.BF16}:
+            check_that_it_runs(model)
+        if facts.checkpoint.recorded.probe is None:
+            return facts._replace(probe_note="the checkpoint records no probe")
+        return facts._replace(probe=replay_probe(model, facts.checkpoint.recorded.probe))
+    except DamagedFileError as error:
+        return facts._replace(probe_error=error)
 
 
 def check_step0(examination: Examination, step0: Step0, fresh: Fresh) -> Examination:

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from apr.formats.dtypes import ENCODINGS
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.words import folded, repair_commands
-from apr.identity.types import Naming
-from apr.loading.fingerprints import (
-    NORMS_OF_EITHER_KIND,
-    NORMS_THAT_ADD_ONE,
-    Freshness,
-    GainCentre,
-    fresh_among_trained,
-    freshness,
-    gain_centre,
-    lost_endings,
-)
+from apr.gates.layer_values import layer_findings
+from apr.gates.norm_values import norm_findings
+from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
+from apr.loading.fingerprints import lost_endings
 from apr.loading.ledger import Rule
 from apr.loading.plan import counted_names
-from apr.loading.roles import Role, across_layers, role_of
+from apr.loading.roles import role_of
 from apr.loading.scales import unscaled_by_choice
 from apr.loading.values import TensorFacts
 
-ID = "INV-INIT-VALUES-001"
+ID = VALUES_ID
 # Weights of language models have a width of 0.005 to 0.5; a quantiser stretches them to the type's range (448, 57344).
 LARGEST_STD_OF_A_WEIGHT = 4.0
-REMEDY = "the producer wrote these values; get another copy, or find the save that lost them (docs/failure-modes.md)"
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -40,15 +30,14 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     seen = {name: value for name, value in facts.values.items() if name in judged}
     findings = [
         *_forbidden(seen),
-        *_lost_endings(seen),
-        *_fresh_among_trained(seen),
-        *_fresh_matrices(facts, seen),
-        *_other_convention(facts, seen),
+        *_lost_endings(facts, seen),
+        *layer_findings(facts, seen),
+        *norm_findings(facts, seen),
         *_dropped_scales(facts, seen),
         *_unequal_ties(facts),
     ]
     yield from findings
-    if not findings:
+    if not any(finding.status is Status.REFUSE for finding in findings):
         yield Finding(ID, Status.PASS, f"{len(seen)} tensors hold finite values that fit their roles")
 
 
@@ -70,31 +59,14 @@ def _forbidden(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
     for names, what, expected in rows:
         if names:
             yield Finding(
-                ID, Status.REFUSE, f"{len(names)} tensors {what}", expected, folded(tuple(sorted(names))), REMEDY
+                ID, Status.REFUSE, f"{len(names)} tensors {what}", expected, folded(tuple(sorted(names))), VALUES_REMEDY
             )
 
 
-def _fresh_among_trained(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
-    """Norm gains that are exactly 1 in some layers while the same gain was trained in most others."""
-    groups: dict[str, list[TensorFacts]] = {}
-    for name, value in seen.items():
-        if role_of(value.entry) is Role.NORM_GAIN and ENCODINGS[value.entry.dtype].is_float:
-            groups.setdefault(across_layers(name), []).append(value)
-    for members in groups.values():
-        fresh = [each.entry.name for each in members if each.is_constant and each.mean == 1.0]
-        if fresh and len(fresh) * 2 < len(members):
-            yield Finding(
-                ID,
-                Status.REFUSE,
-                f"{len(fresh)} norm gains are at their initial value while the same gain in other layers is trained",
-                expected="trained values in every layer",
-                found=folded(tuple(sorted(fresh))),
-                remedy=REMEDY,
-            )
-
-
-def _lost_endings(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
-    lost = sorted(each.entry.name for each in lost_endings(seen.values()))
+def _lost_endings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    assert facts.checkpoint is not None
+    known_tokens = facts.checkpoint.tokenizer_vocabulary_size
+    lost = sorted(each.entry.name for each in lost_endings(seen.values(), vocabulary_size(facts), known_tokens))
     if lost:
         yield Finding(
             ID,
@@ -102,66 +74,8 @@ def _lost_endings(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
             f"{len(lost)} matrices end in nothing but zeros, as a copy that stopped early leaves them",
             expected="trained values to the last row",
             found=folded(tuple(lost)),
-            remedy=REMEDY,
+            remedy=VALUES_REMEDY,
         )
-
-
-def _fresh_matrices(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
-    """Matrices still as a normal initialisation drew them while the rest of the model is trained.
-
-    A model that is fresh as a whole tells no lie; the loss gate speaks for it.
-    """
-    initial = facts.config.values.get("initializer_range") if facts.config is not None else None
-    if not isinstance(initial, float) or not initial > 0:
-        return
-    judged = {
-        name: freshness(value, initial)
-        for name, value in seen.items()
-        if role_of(value.entry) is Role.MATRIX and ENCODINGS[value.entry.dtype].is_float
-    }
-    fresh = fresh_among_trained(judged)
-    if fresh:
-        trained = sum(answer is Freshness.TRAINED for answer in judged.values())
-        yield Finding(
-            ID,
-            Status.REFUSE,
-            f"{len(fresh)} matrices are as a fresh initialisation draws them (normal, width {initial:g}) while "
-            f"{trained} others are trained",
-            expected="trained values in every matrix",
-            found=folded(fresh),
-            remedy=REMEDY,
-        )
-
-
-def _other_convention(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
-    """Norm gains that show the other convention than the claimed class computes with: x * w, or x * (1 + w)."""
-    assert facts.plan is not None
-    claimed = facts.plan.target.architecture
-    if claimed.naming is Naming.GGUF:
-        return  # The converter of llama.cpp adds the one, so that every gain lies around one.
-    adds_one = claimed.model_type in NORMS_THAT_ADD_ONE
-    centre = gain_centre(seen)
-    if centre is None or (centre is GainCentre.ZERO) == adds_one or claimed.model_type in NORMS_OF_EITHER_KIND:
-        return
-    candidates = facts.verdict.evidence.candidates if facts.verdict is not None else ()
-    twins = [
-        each.architecture
-        for each in candidates
-        if each.architecture.model_type not in NORMS_OF_EITHER_KIND
-        and (each.architecture.model_type in NORMS_THAT_ADD_ONE) != adds_one
-    ]
-    if not twins:
-        return
-    own, other = ("x * (1 + w)", "x * w") if adds_one else ("x * w", "x * (1 + w)")
-    yield Finding(
-        ID,
-        Status.REFUSE,
-        f"the norm gains lie around {centre.value}, as {twins[0]} has them, which computes {other}; "
-        f"{claimed} computes {own} and would scale every layer wrongly",
-        expected=f"norm gains around {int(not adds_one)}",
-        found=f"norm gains around {centre.value}",
-        remedy=repair_commands(facts, twins[0]),
-    )
 
 
 def _dropped_scales(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
@@ -176,7 +90,7 @@ def _dropped_scales(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterab
             f"{len(stretched)} 8-bit weights fill the range of their type, so they were scaled, and no scale is stored",
             expected="a `weight_scale_inv` or `weight_scale` beside each of them",
             found=folded(stretched),
-            remedy=REMEDY,
+            remedy=VALUES_REMEDY,
         )
 
 

@@ -16,6 +16,11 @@ from apr.loading.ledger import LoadPlan
 
 MOST_NAMES_SHOWN = 6
 
+VALUES_ID = "INV-INIT-VALUES-001"
+VALUES_REMEDY = (
+    "the producer wrote these values; get another copy, or find the save that lost them (docs/failure-modes.md)"
+)
+
 
 def folded(names: tuple[str, ...]) -> str:
     """Names in folded form with their counts: `model.layers.{0–23}.self_attn.{q,k,v}_proj.bias (72)`."""

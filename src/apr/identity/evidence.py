@@ -10,6 +10,7 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import Atlas, load_atlas
+from apr.identity.base_names import INTERNAL_PREFIXES
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
 from apr.identity.entries import literal_holds
@@ -19,9 +20,6 @@ from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
-
-INTERNAL_PREFIXES = ("__training__.", "__apr__.")
-"""Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
 TIE_FLAG = "tie_word_embeddings"
 """Whether the head is tied is seen in the file itself, whatever a class does by default."""
@@ -51,7 +49,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     return Evidence(
         candidates=tuple(account.candidate() for account in fitting),
         runner_up=None if runner_up is None else runner_up.candidate(),
-        reasons=tuple(reasons_for(names, fitting, runner_up, lambda: describe_wrapping(names))),
+        reasons=tuple(reasons_for(names, fitting, runner_up, lambda: _hints(names))),
     )
 
 
@@ -62,6 +60,15 @@ def model_tensors(checkpoint: Checkpoint) -> FileNames:
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
     )
+
+
+def _hints(names: FileNames) -> list[str]:
+    hints = describe_wrapping(names)
+    if not hints and any(name.startswith("blk.") for name in names.shapes):
+        from apr.identity.gguf_evidence import described_as_gguf
+
+        hints = described_as_gguf(names)
+    return hints
 
 
 def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorded: Mapping[str, Any]) -> list[Account]:

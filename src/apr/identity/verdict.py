@@ -9,6 +9,7 @@ from pathlib import Path
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import uses_unexpressed_value
+from apr.identity.base_names import base_prefix_lacking, with_prefix
 from apr.identity.claim import claimed_architectures, read_claim
 from apr.identity.evidence import gather_evidence
 from apr.identity.gguf_atlas import atlas_of
@@ -24,7 +25,8 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
     tensors suggest.
     """
     claim = read_claim(checkpoint)
-    evidence = gather_evidence(checkpoint, claim)
+    lacking = base_prefix_lacking(checkpoint, claim.architecture)
+    evidence = gather_evidence(with_prefix(checkpoint, lacking), claim)
     if claim.architecture is None:
         return Verdict(VerdictKind.UNKNOWN, claim, evidence, _without_claim(claim, evidence))
     claimed = claimed_architectures(claim)

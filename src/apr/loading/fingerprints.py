@@ -1,4 +1,4 @@
-"""What value statistics can prove of a healthy model: fresh initialisation, the norm's convention, lost endings.
+"""What value statistics can prove of a healthy model: fresh initialisation, lost endings, copies among layers.
 
 Every rule here must never refuse a healthy file. So each asks for several independent signs at once, and says nothing
 where they do not all point the same way.
@@ -11,24 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from apr.formats.base import TensorEntry
-from apr.formats.dtypes import ENCODINGS
 from apr.loading.roles import Role, across_layers, role_of
 from apr.loading.values import TensorFacts
-
-# Model types whose norm computes x * (1 + weight): `_norm` and `forward` of the norm classes in their modeling files of
-# transformers 5.23.0; their gains start at 0 where all others start at 1.
-NORMS_THAT_ADD_ONE = frozenset(
-    {
-        *("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2"),
-        *("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
-    }
-)
-# These add one as well, and yet their gains start at 1, or at 0 in some of their norms only: nothing follows from them.
-NORMS_OF_EITHER_KIND = frozenset(
-    {
-        *("nemotron", "minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen4_exp", "step3p7", "videoprism"),
-    }
-)
 
 FEWEST_VALUES = 2048
 # A sampling error beyond this many standard errors is no sampling error.
@@ -38,6 +22,7 @@ STANDARD_ERRORS = 5.0
 CLEAR_TAILS, CLEAR_ROWS = 0.5, 3.0
 # A lost ending is at least this part of a matrix; pruned matrices have their zeros spread.
 LOST_SHARE = 0.25
+LOST_SHARE_OF_A_TABLE = 0.5
 
 
 class Freshness(Enum):
@@ -95,55 +80,33 @@ def fresh_among_trained(judged: Mapping[str, Freshness]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-class GainCentre(Enum):
-    """Around what the gains of a model's norms lie, where nearly all of them say the same."""
+def lost_endings(
+    values: Iterable[TensorFacts], rows: int | None = None, known_tokens: int | None = None
+) -> list[TensorFacts]:
+    """Matrices whose last quarter or more is nothing but zeros.
 
-    ZERO = 0
-    ONE = 1
-
-
-def gain_centre(values: Mapping[str, TensorFacts]) -> GainCentre | None:
-    """The convention that the norm gains of a model show; None where they do not show it clearly.
-
-    ZERO: four of five gains lie within half of 0, each with a fifth of its values negative. ONE: four of five lie close
-    around 1 with nothing negative. Healthy gains of a norm without the added one may be small, but hardly any are
-    negative; healthy gains of a norm with it spread widely.
+    A table with one row for each of `rows` token ids is padded with zeros for ids no tokenizer gives. There a quarter
+    of the `known_tokens` rows has to be lost, or half of the table when no tokenizer is known. Other tables of tokens
+    or positions are let be.
     """
-    gains = [
-        seen
-        for seen in values.values()
-        if role_of(seen.entry) is Role.NORM_GAIN and ENCODINGS[seen.entry.dtype].is_float and seen.mean is not None
-    ]
-    if len(gains) < 3:
-        return None
-    if sum(map(_is_around_zero, gains)) >= 0.8 * len(gains):
-        return GainCentre.ZERO
-    if sum(map(_is_around_one, gains)) >= 0.8 * len(gains):
-        return GainCentre.ONE
-    return None
-
-
-def _is_around_zero(seen: TensorFacts) -> bool:
-    if seen.is_all_zero:
-        return True
-    return abs(seen.mean or 0.0) < 0.5 and (seen.negative_share or 0.0) >= 0.2
-
-
-def _is_around_one(seen: TensorFacts) -> bool:
-    mean, std = seen.mean or 0.0, seen.std or 0.0
-    return 0.7 <= mean <= 1.5 and std < 0.3 * mean and not seen.negative_share
-
-
-def lost_endings(values: Iterable[TensorFacts]) -> list[TensorFacts]:
-    """Matrices whose last quarter or more is nothing but zeros; embeddings apart, which are padded with zero rows."""
     return [
         seen
         for seen in values
         if role_of(seen.entry) is Role.MATRIX
         and not seen.is_all_zero
-        and not is_table_of_tokens(seen.entry)
-        and seen.trailing_zero_bytes >= max(64, LOST_SHARE * seen.entry.size_bytes)
+        and seen.trailing_zero_bytes >= _fewest_lost_bytes(seen.entry, rows, known_tokens)
     ]
+
+
+def _fewest_lost_bytes(entry: TensorEntry, rows: int | None, known_tokens: int | None) -> float:
+    if not is_table_of_tokens(entry):
+        return max(64, LOST_SHARE * entry.size_bytes)
+    if rows is None or entry.shape[0] != rows:
+        return math.inf
+    if known_tokens is None or not 0 < known_tokens <= rows:
+        return max(64, LOST_SHARE_OF_A_TABLE * entry.size_bytes)
+    padding = 1 - known_tokens / rows
+    return max(64, (padding + LOST_SHARE * (1 - padding)) * entry.size_bytes)
 
 
 def is_table_of_tokens(entry: TensorEntry) -> bool:

@@ -94,9 +94,13 @@ class Target(NamedTuple):
 
 
 class LoadPlan(NamedTuple):
-    """What would be loaded where, made from headers alone, before any tensor byte is read."""
+    """What would be loaded where, made from headers alone, before any tensor byte is read.
+
+    prefix: what every model name has before its stored name, for a file saved from the base model inside the class.
+    """
 
     target: Target
     dtype: DType
     assignments: tuple[Assignment, ...]
     ledger: Ledger
+    prefix: str = ""

@@ -127,6 +127,8 @@ def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None
     not balance, or when the loader left anything unfilled, unused or mis-shaped after all: nothing is ever
     initialised here.
     """
+    import torch
+
     from apr.loading.quiet import quiet_zoo
     from apr.loading.torch_dtypes import to_torch_dtype
     from apr.loading.zoo import build_config, model_class
@@ -147,15 +149,26 @@ def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None
         for each in plan.assignments
     }
     options = {} if attention is None else {"attn_implementation": attention}
-    with quiet_zoo():
-        model, report = model_class(plan.target.architecture).from_pretrained(
-            None,
-            config=config,
-            state_dict=state,
-            dtype=to_torch_dtype(plan.dtype),
-            output_loading_info=True,
-            **options,
-        )
+    try:
+        with quiet_zoo():
+            model, report = model_class(plan.target.architecture).from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=to_torch_dtype(plan.dtype),
+                output_loading_info=True,
+                **options,
+            )
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RefusedError(
+            f"{plan.target.architecture} cannot be loaded as planned: its class fails",
+            where=str(checkpoint.path),
+            expected="a model filled as the plan says",
+            found=f"{type(error).__name__}: {str(error).strip()[:300]}",
+            invariant="INV-INIT-COVERAGE-001",
+        ) from error
     _refuse_incomplete(report, plan, checkpoint)
     return Materialised(model=model, plan=plan, loaded=loaded)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
-from apr.identity.evidence import INTERNAL_PREFIXES
+from apr.identity.base_names import INTERNAL_PREFIXES, with_prefix
 from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
 from apr.loading.scales import lacking_scales, packed_weights, paired_scales
 
@@ -40,12 +40,15 @@ def make_plan(
     *,
     dtype: DType | None = None,
     allowed: Mapping[str, str] | None = None,
+    prefix: str = "",
 ) -> LoadPlan:
     """The plan that loads `checkpoint` into `target`; nothing is read, nothing is refused here.
 
-    allowed: tensor name to the user's reason; covers that one tensor on either side.
+    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what every stored name
+    lacks of the model's (`identity/base_names.py`).
     """
     allowed = allowed or {}
+    checkpoint = with_prefix(checkpoint, prefix)
     resident = resident_dtype(checkpoint, dtype)
     stored = {name: entry for name, entry in checkpoint.tensors.items() if not entry.is_placeholder}
     placeholders = {name for name, entry in checkpoint.tensors.items() if entry.is_placeholder}
@@ -69,7 +72,7 @@ def make_plan(
         elif entry is not None:
             used.add(name)
             if entry.shape == wanted.shape:
-                assignments.append(_assignment(entry, resident, scales.get(name)))
+                assignments.append(_assignment(entry, name, resident, scales.get(name)))
             else:
                 conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
         elif wanted.tied_to is not None and (wanted.tied_to in stored or name in placeholders):
@@ -82,9 +85,9 @@ def make_plan(
 
     scale_of = {scale: weight for weight, scale in scales.items() if weight in used}
     unused: list[str] = []
-    for name in checkpoint.tensors:
-        if name in scale_of:
-            rulings.append(Ruling(name, Rule.SCALE, partner=scale_of[name]))
+    for name, entry in checkpoint.tensors.items():
+        if entry.name in scale_of:
+            rulings.append(Ruling(name, Rule.SCALE, partner=scale_of[entry.name]))
             continue
         if name in used or (name in placeholders and name in target.expected):
             continue
@@ -105,7 +108,7 @@ def make_plan(
             name for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint)) if name not in allowed
         ),
     )
-    return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger)
+    return LoadPlan(target, resident, tuple(assignments), ledger, prefix)
 
 
 def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[str]:
@@ -123,7 +126,7 @@ def counted_names(checkpoint: Checkpoint, plan: LoadPlan | None) -> frozenset[st
     )
 
 
-def _assignment(entry: TensorEntry, resident: DType, scale_name: str | None) -> Assignment:
+def _assignment(entry: TensorEntry, model_name: str, resident: DType, scale_name: str | None) -> Assignment:
     encoding = ENCODINGS[entry.dtype]
     becomes = resident if encoding.is_float or encoding.is_quantized else entry.dtype
-    return Assignment(entry.name, entry.name, cast_from=entry.dtype, cast_to=becomes, scale_name=scale_name)
+    return Assignment(entry.name, model_name, cast_from=entry.dtype, cast_to=becomes, scale_name=scale_name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PROBE_ROWS = 2
 PROBE_LENGTH = 32
 PROBE_TOP_LOGITS = 8
+RUN_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,36 @@ def replay_probe(model: torch.nn.Module, recorded: Probe) -> ProbeReplay:
         largest_logit_difference=_or_infinity(float(difference.max())),
         tolerance=_tolerance(recorded.dtype, dtype),
     )
+
+
+def check_that_it_runs(model: torch.nn.Module) -> None:
+    """One short forward pass; DamagedFileError when the model raises, or answers with anything but finite logits.
+
+    Names and shapes may all be right and the config still describe a model that cannot compute (a head count that
+    does not divide, a rotary width that does not fit, an epsilon of NaN).
+    """
+    import torch
+
+    from apr.errors import DamagedFileError
+
+    tokens = default_probe_tokens(_vocabulary_size(model))
+    problem = None
+    try:
+        logits, _ = _run(model, [tokens[0][:RUN_LENGTH]])
+        if not bool(torch.isfinite(logits).all()):
+            problem = f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are not finite"
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+    if problem is not None:
+        raise DamagedFileError(
+            f"{type(model).__name__} does not compute with this config",
+            expected=f"finite logits for {RUN_LENGTH} tokens",
+            found=problem,
+            invariant="INV-INIT-PROBE-001",
+            remedy="restore the config the weights were trained with",
+        )
 
 
 def _run(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float]:

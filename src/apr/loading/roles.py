@@ -32,12 +32,15 @@ MAY_BE_CONSTANT = frozenset({Role.VECTOR, Role.NORM_GAIN, Role.FRESH_ADAPTER})
 
 
 def role_of(entry: TensorEntry) -> Role:
-    """The role of a stored tensor: matrices by rank, norm gains and adapter outputs by the parts of their names."""
+    """The role of a stored tensor: matrices by rank; biases, norm gains and adapter outputs by their names.
+
+    A bias is one whatever its rank: experts keep theirs in one tensor.
+    """
     parts = entry.name.lower().split(".")
     if any(part in {"lora_b", "lora_embedding_b"} for part in parts):
         return Role.FRESH_ADAPTER
-    if parts[-1] == "bias":
-        return Role.VECTOR  # Of experts in one tensor there is a row for each.
+    if parts[-1].endswith("bias"):
+        return Role.VECTOR
     if len([dimension for dimension in entry.shape if dimension != 1]) >= 2:
         return Role.MATRIX
     owner = parts[-2] if len(parts) > 1 else ""

@@ -68,10 +68,18 @@ def ask_zoo(checkpoint: Checkpoint, verdict: Verdict) -> ZooAnswer | None:
     return ZooAnswer(_judge(checkpoint, verdict, claim.architecture, target), config, target)
 
 
-def refuse_absurd_counts(config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Raise DamagedFileError when a config asks for more parts than the file's tensors can explain."""
+def refuse_absurd_counts(
+    config: Mapping[str, Any], checkpoint: Checkpoint, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise DamagedFileError when a config asks for more parts than the file's tensors can explain.
+
+    defaults: of the config class; a count that the class itself proposes is not absurd (Doge: 16,384 experts, each a
+    row of one table).
+    """
     most = max(MOST_PARTS, len(checkpoint.tensors))
     for name, value in _numbers(config):
+        if is_number(value) and defaults.get(name) == value:
+            continue
         if COUNT_FIELD.search(name.rpartition(".")[2]) and is_number(value) and not -most <= value <= most:
             raise DamagedFileError(
                 f"the config asks for {name} = {value}, which this file cannot fill",

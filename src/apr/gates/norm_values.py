@@ -1,0 +1,53 @@
+"""What INV-INIT-VALUES-001 says of norm gains: the convention they show, and gains that let nothing through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from apr.gates.facts import InitFacts
+from apr.gates.finding import Finding, Status
+from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, repair_commands
+from apr.identity.types import Architecture, Naming
+from apr.loading.norm_gains import Convention, GainCentre, convention_of, dead_gains, gain_centre
+from apr.loading.values import TensorFacts
+
+
+def norm_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    """Norm gains that contradict what the claimed class computes with them."""
+    assert facts.plan is not None
+    claimed = facts.plan.target.architecture
+    convention = convention_of(claimed.model_type, facts.plan.target.config.values)
+    # The converter of llama.cpp adds the one, so that every gain lies around one.
+    if convention is Convention.EITHER or claimed.naming is Naming.GGUF:
+        return
+    centre = gain_centre(seen)
+    dead = dead_gains(seen.values()) if convention is Convention.PLAIN else ()
+    if centre is not None and (centre is GainCentre.ZERO) is not (convention is Convention.ADDS_ONE):
+        yield _other_convention(facts, claimed, convention, centre)
+    elif dead:
+        yield Finding(
+            VALUES_ID,
+            Status.REFUSE,
+            f"{len(dead)} norm gains are zero everywhere, and {claimed} computes {convention.value}: nothing gets "
+            "through these norms",
+            expected="trained values",
+            found=folded(dead),
+            remedy=VALUES_REMEDY,
+        )
+
+
+def _other_convention(facts: InitFacts, claimed: Architecture, own: Convention, centre: GainCentre) -> Finding:
+    other = Convention.PLAIN if own is Convention.ADDS_ONE else Convention.ADDS_ONE
+    candidates = facts.verdict.evidence.candidates if facts.verdict is not None else ()
+    twins = [each.architecture for each in candidates if convention_of(each.architecture.model_type, {}) is other]
+    shown = f"as {twins[0]} has them, which computes {other.value}" if twins else f"as norms that compute {other.value}"
+    slip = "one was added to every gain already" if own is Convention.ADDS_ONE else "one was taken from every gain"
+    return Finding(
+        VALUES_ID,
+        Status.REFUSE,
+        f"the norm gains lie around {centre.value}, {shown}; "
+        f"{claimed} computes {own.value} and would scale every layer wrongly",
+        expected=f"norm gains around {1 - centre.value}",
+        found=f"norm gains around {centre.value}",
+        remedy=repair_commands(facts, twins[0]) if twins else f"{slip}: get a copy from before that conversion",
+    )
