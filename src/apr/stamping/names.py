@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -90,6 +89,8 @@ def unknown_names(changes: StampChanges) -> tuple[UnknownName, ...]:
 
 def nearest(text: str, names: set[str]) -> tuple[str, ...]:
     """Up to three of `names` that are spelled most like `text`, case and separators aside."""
+    import difflib
+
     folded = {normalise(name): name for name in sorted(names)}
     close = difflib.get_close_matches(normalise(text), folded, n=MOST_SUGGESTIONS, cutoff=0.5)
     return tuple(folded[each] for each in close)

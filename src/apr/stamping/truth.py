@@ -83,11 +83,21 @@ def _new_conflicts(edit: Edit, verdict: Verdict, changes: StampChanges) -> tuple
         return ()
     from apr.identity.config import resolve_config
 
+    problem: AprError | None = None
+    after: tuple[str, ...] = ()
+    try:
+        after = resolve_config(edit.after, architecture).conflicts
+    except AprError as error:
+        problem = error
+    if problem is None and not after:
+        return ()
     try:
         before = resolve_config(edit.before, architecture).conflicts
     except AprError:
         return ()  # The config was unusable before: the gates say so, and the stamp is not the cause.
-    return tuple(line for line in resolve_config(edit.after, architecture).conflicts if line not in before)
+    if problem is not None:
+        raise problem
+    return tuple(line for line in after if line not in before)
 
 
 def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
