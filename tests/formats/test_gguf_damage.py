@@ -8,6 +8,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from apr.errors import AprError, DamagedFileError
 from apr.formats.gguf.read import read_gguf
@@ -70,6 +72,29 @@ def test_a_flipped_bit_gives_a_readable_file_or_a_clear_refusal(tmp_path: Path) 
     assert len(refusals) > 500
     assert {error.exit_code for error in refusals} == {4}
     assert all(str(path) in str(error.where) for error in refusals)
+
+
+@pytest.mark.fuzz
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(edits=st.lists(st.tuples(st.integers(4, len(SMALL) - len(DATA) - 1), st.binary(max_size=12)), max_size=4))
+def test_any_mixture_of_bytes_gives_a_readable_file_or_a_clear_refusal(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, bytes]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
+    data = bytearray(SMALL)
+    for at, raw in edits:
+        data[at : at + len(raw)] = raw
+    path.write_bytes(data)
+    refusals = []
+    try:
+        with read_gguf(path) as checkpoint:
+            for each in checkpoint.metadata.values():
+                repr(each)
+            for entry in checkpoint.tensors.values():
+                entry.read_bytes()
+    except AprError as error:
+        refusals.append(error)
+    assert {error.exit_code for error in refusals} <= {4}
 
 
 def value(kind: int, raw: bytes) -> bytes:

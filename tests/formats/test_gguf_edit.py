@@ -17,7 +17,7 @@ from apr.formats.gguf.edit import LARGE_PAIR_BYTES, plan_metadata_patch, value_a
 from apr.formats.gguf.header import Header
 from apr.formats.gguf.layout import ValueType, is_padding
 from apr.formats.gguf.read import Metadata, read_gguf
-from apr.storage.copying import apply_patch
+from apr.storage.copying import copy_file
 from apr.storage.patches import FilePatch
 from tests.formats import crafted_gguf as gguf_file
 from tests.formats.crafted_gguf import ARCHITECTURE, DATA, INFOS, PAIRS, crafted, pair, text, words
@@ -25,6 +25,13 @@ from tests.formats.crafted_gguf import ARCHITECTURE, DATA, INFOS, PAIRS, crafted
 TOKENS = words("tokenizer.ggml.tokens", [f"token {number}" for number in range(3000)])
 EOS = pair("tokenizer.ggml.eos_token_id", gguf_file.U32, struct.pack("<I", 7))
 TEMPLATE = pair("tokenizer.chat_template", gguf_file.STRING, text("{{ messages }}" * 20))
+
+
+def apply_patch(path: Path, patch: FilePatch) -> None:
+    """Change the file at `path`, without a journal."""
+    changed = path.with_name("changed")
+    copy_file(path, changed, patch)
+    changed.replace(path)
 
 
 def as_it_stands(path: Path) -> tuple[Header, dict[str, Any], dict[str, bytes]]:

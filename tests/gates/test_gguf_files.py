@@ -86,6 +86,22 @@ def test_a_label_that_the_tensors_contradict_is_not_stamped(tmp_path: Path, caps
     assert "--hf-architecture" not in said
 
 
+def test_what_the_tensors_leave_open_is_named_with_the_flag_that_settles_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = model_of("qwen2"), tmp_path / "out.gguf"
+    path = write_gguf(tmp_path / "lie.gguf", model.shapes, metadata_of(model, "llama"))
+    assert run(["stamp", str(path), "--auto", "-o", str(out)]) == 5
+    said = capsys.readouterr().err
+    assert "the tensors do not decide the model type: qwen2, dream, llada, qwen2vl" in said
+    assert "add --architecture NAME for the one it is" in said
+    assert run(["stamp", str(path), "--auto", "--architecture", "qwen2", "-o", str(out)]) == 0
+    mamba = model_of("mamba")
+    path = write_gguf(tmp_path / "mamba.gguf", mamba.shapes, metadata_of(mamba, "llama"))
+    assert run(["stamp", str(path), "--auto", "-o", str(tmp_path / "repaired.gguf")]) == 0
+    assert run(["preflight", str(tmp_path / "repaired.gguf")]) == 0
+
+
 def test_an_architecture_that_only_gguf_has_can_be_stamped(tmp_path: Path) -> None:
     model = model_of("llama")
     path = write_gguf(tmp_path / "model.gguf", model.shapes, metadata_of(model, "llama"))
@@ -160,6 +176,30 @@ def test_keys_left_behind_under_another_architecture_are_refused(tmp_path: Path,
     assert "the keys are written for gemma (gemma.block_count)" in refused(document)["INV-INIT-CONFIG-001"]
 
 
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
+@pytest.mark.parametrize("count", [5_000, 99_999, (1 << 32) - 1])
+def test_a_hostile_count_of_layers_is_refused_before_names_are_made(
+    count: int, tmp_path: Path, preflight: Preflight
+) -> None:
+    model = model_of("qwen2")
+    metadata = {**metadata_of(model), "qwen2.block_count": count}
+    code, document = preflight(write_gguf(tmp_path / "model.gguf", model.shapes, metadata))
+    assert code == 5
+    message = refused(document)["FALSIFY-APR-PRETRAIN-INIT-005"]
+    assert "the keys ask for more layers than the file can explain" in message
+
+
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
+def test_a_key_of_another_kind_is_refused(tmp_path: Path, preflight: Preflight) -> None:
+    model = model_of("qwen2")
+    for key, value in (("embedding_length", 64.5), ("rope.freq_base", float("nan")), ("rope.freq_base", True)):
+        metadata = {**metadata_of(model), f"qwen2.{key}": value}
+        code, document = preflight(write_gguf(tmp_path / f"{key}-{value}.gguf", model.shapes, metadata))
+        assert code == 5
+        message = refused(document)["FALSIFY-APR-PRETRAIN-INIT-005"]
+        assert f"qwen2.{key} cannot be used" in message
+
+
 @pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-ARCH-009")
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Path, preflight: Preflight) -> None:
     model = model_of("qwen2")
@@ -228,3 +268,17 @@ def test_inspect_names_architectures_that_have_no_class(tmp_path: Path, capsys: 
     verdict = json.loads(capsys.readouterr().out)["verdict"]
     assert verdict["claimed"] == {"class_name": None, "model_type": "llama", "kind": "decoder"}
     assert verdict["candidates"][0]["model_type"] == "qwen2"
+
+
+def test_lint_names_the_keys_that_are_missing_or_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = model_of("qwen2")
+    honest = write_gguf(tmp_path / "honest.gguf", model.shapes, metadata_of(model))
+    assert run(["lint", str(honest)]) == 0
+    assert "Identity" not in capsys.readouterr().out
+    metadata = {**metadata_of(model), "qwen2.block_count": 3}
+    del metadata["qwen2.rope.freq_base"]
+    wrong = write_gguf(tmp_path / "wrong.gguf", model.shapes, metadata)
+    assert run(["lint", str(wrong)]) == 5
+    said = capsys.readouterr().out
+    assert "the keys say num_hidden_layers 3, the tensors show 2" in said
+    assert f"apr stamp {wrong} --set qwen2.rope.freq_base=VALUE --in-place" in said

@@ -38,6 +38,7 @@ KINDS_OF_LAYERS = {
     "kv_layers": [1, 1, 0, 0],
     "value_layers": [1, 0, 0, 0],
     "windowed_layers": [1, 0, 1, 0],
+    "cross_biased_layers": [1, 0, 0, 0],
     "nextn_layers": [0, 0, 0, 0],
 }
 """Layers of a model that has every kind an architecture can have."""

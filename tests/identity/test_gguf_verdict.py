@@ -24,6 +24,7 @@ from tests.identity.gguf_models import (
     model_of,
     name_of,
 )
+from tests.identity.headers import MODEL_TYPE, headers
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=name_of)
 BIASES = "blk.{0–1}.attn_{q,k,v}.bias"
@@ -160,6 +161,13 @@ def test_names_of_hugging_face_in_a_gguf_file_are_told_as_such() -> None:
     verdict = give_verdict(headers_of({"model.embed_tokens.weight": (ROWS, WIDTH)}, "llama"))
     assert verdict.kind is VerdictKind.CONTRADICTION
     assert any("the names are not those of llama.cpp" in reason for reason in verdict.reasons)
+
+
+def test_names_of_llama_cpp_in_another_container_are_told_as_such() -> None:
+    checkpoint = headers(model_of("qwen2").shapes, [(MODEL_TYPE, "qwen2")])
+    verdict = give_verdict(checkpoint)
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    assert "the names are those of llama.cpp; as such they are the tensors of qwen2 (GGUF)" in verdict.reasons
 
 
 def test_encoders_are_told_apart() -> None:

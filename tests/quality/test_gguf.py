@@ -55,6 +55,10 @@ def test_an_inspection_shows_dimensions_tokens_and_provenance_from_its_keys(hone
     assert document["tokenizer"] == {"files": [], "row_count": VOCABULARY, "usable": True, "problem": None}
     assert len(document["vocabulary"]) == VOCABULARY
     assert document["metadata"]["license"] == "MIT"
+    assert document["metadata"]["qwen2.context_length"] == 128
+    assert document["metadata"]["tokenizer.chat_template"] == "{{ messages }}"
+    assert document["metadata"]["tokenizer.ggml.tokens"] == {"array_of": "string", "count": VOCABULARY}
+    assert "apr.history" not in document["metadata"]
     assert document["recorded"]["history"][0]["action"] == "stamp"
     assert document["quality"]["breakdown"] == {
         "physics": 20,

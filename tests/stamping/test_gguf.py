@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from apr.cli.main import run
 from apr.errors import DamagedFileError, RefusedError, UsageError
 from apr.formats.gguf.layout import is_padding
 from apr.formats.gguf.read import Metadata
@@ -288,8 +289,20 @@ def test_padding_is_not_shown_and_not_taken_for_a_value(lie: Lie) -> None:
         assert not any(is_padding(key) for key in checkpoint.metadata)
 
 
-def test_a_fleet_finds_gguf_files(lie: Lie) -> None:
-    assert find_checkpoints([str(lie.path.parent)]) == [lie.path]
+def test_a_fleet_stamps_gguf_files_beside_the_others(
+    lie: Lie, lies: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(lies["safetensors"], lie.path.with_name("other.safetensors"))
+    assert find_checkpoints([str(lie.path.parent)]) == [lie.path, lie.path.with_name("other.safetensors")]
+    words = ["stamp", str(lie.path.parent), "--auto", "--hf-model-type", "qwen2", "--in-place", "--json"]
+    assert run(words) == 0
+    *outcomes, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {Path(each["path"]).suffix: each["status"] for each in outcomes} == {
+        ".gguf": "stamped",
+        ".safetensors": "stamped",
+    }
+    assert (summary["stamped"], summary["failed"]) == (2, 0)
+    assert fields(lie.path)["qwen2.block_count"] == 2
 
 
 class Stamped(RuleBasedStateMachine):

@@ -8,7 +8,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import account, folded, repair_commands, uniform_guess, wrapping
 from apr.identity.gguf_atlas import hugging_face_names
-from apr.loading.gguf_target import is_gguf_target
+from apr.identity.types import Naming
 from apr.loading.scales import unscaled_by_choice
 
 ID = "INV-INIT-COVERAGE-001"
@@ -49,7 +49,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
                 f"{len(uncertain)} 8-bit floating-point tensors, and nothing in the file speaks of scales: whether "
                 "they were dropped, only the values show (--deep)",
             )
-        if is_gguf_target(facts.plan.target):
+        if facts.plan.target.architecture.naming is Naming.GGUF:
             yield Finding(ID, Status.UNCHECKED, NOT_LOADED)
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
@@ -60,7 +60,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
 
 def unloadable(facts: InitFacts) -> Finding | None:
     """The refusal to load a GGUF file into a model; None for every other checkpoint."""
-    if facts.plan is None or not is_gguf_target(facts.plan.target):
+    if facts.plan is None or facts.plan.target.architecture.naming is not Naming.GGUF:
         return None
     architecture = facts.plan.target.architecture
     names = ", ".join(hugging_face_names(architecture.model_type)) or "nothing that is known"

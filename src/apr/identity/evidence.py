@@ -49,7 +49,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     return Evidence(
         candidates=tuple(account.candidate() for account in fitting),
         runner_up=None if runner_up is None else runner_up.candidate(),
-        reasons=tuple(reasons_for(names, fitting, runner_up, lambda: describe_wrapping(names))),
+        reasons=tuple(reasons_for(names, fitting, runner_up, lambda: _hints(names))),
     )
 
 
@@ -60,6 +60,15 @@ def model_tensors(checkpoint: Checkpoint) -> FileNames:
         {name: entry.shape for name, entry in kept.items() if not entry.is_placeholder},
         frozenset(name for name, entry in kept.items() if entry.is_placeholder),
     )
+
+
+def _hints(names: FileNames) -> list[str]:
+    hints = describe_wrapping(names)
+    if not hints and any(name.startswith("blk.") for name in names.shapes):
+        from apr.identity.gguf_evidence import described_as_gguf
+
+        hints = described_as_gguf(names)
+    return hints
 
 
 def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorded: Mapping[str, Any]) -> list[Account]:

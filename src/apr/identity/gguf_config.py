@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isclose
+from math import inf, isclose
 from typing import Any
 
 from apr.formats.base import Checkpoint
@@ -11,7 +11,7 @@ from apr.identity.entries import Entry
 from apr.identity.gguf_atlas import KEYS, GgufFacts, gguf_facts, load_gguf_atlas
 from apr.identity.gguf_matching import gguf_names, match_gguf
 from apr.identity.matching import Account
-from apr.identity.shapes import checked_integer
+from apr.identity.shapes import UnevaluableError, checked_integer
 from apr.identity.typed_config import Draft
 from apr.identity.types import Architecture, Origin
 
@@ -22,6 +22,9 @@ ALWAYS_REQUIRED = ("context_length", "embedding_length", "block_count")
 
 UNTOLD_BASE = 10000.0
 """The base of the rotation that llama.cpp takes where a file gives none."""
+
+MOST_LAYERS = 4096
+"""A longer list is none of values for layers, and is not looked into."""
 
 BY_LAYER = "{}_by_layer"
 """The field of values that differ from layer to layer."""
@@ -88,15 +91,29 @@ def _stated(checkpoint: Checkpoint, slug: str) -> Iterator[tuple[str, Any]]:
         key = f"{slug}.{suffix}"
         value = checkpoint.metadata.get(key)
         if isinstance(value, Sequence) and not isinstance(value, str):
-            name, value = _for_all_layers(name, value)
-        elif name not in _CONSTANTS and value is not None:
-            value = checked_integer(key, value)
+            name, value = _for_all_layers(name, value) if len(value) <= MOST_LAYERS else (name, None)
+        elif value is not None:
+            value = _checked_constant(key, value) if name in _CONSTANTS else checked_integer(key, value)
         # A model without attention says that it has 0 heads.
         if value is not None and not (value == 0 and name in _MAY_BE_ZERO):
             yield name, value
     size = checkpoint.typed.get("vocab_size")
     if size is not None:
         yield "vocab_size", checked_integer("vocab_size", size)
+
+
+def _checked_constant(key: str, value: Any) -> int | float:
+    """`value` as a finite number that is not negative; UnevaluableError otherwise."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf:
+        return value
+    raise UnevaluableError(
+        f"the key {key} cannot be used",
+        where=f"key {key}",
+        expected="a finite number, not below 0",
+        found=repr(value)[:80],
+        invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+        remedy="correct the key, or fetch an intact copy of the checkpoint",
+    )
 
 
 def _for_all_layers(name: str, values: Sequence[Any]) -> tuple[str, Any]:

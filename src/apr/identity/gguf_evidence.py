@@ -62,6 +62,15 @@ def gather_gguf_evidence(checkpoint: Checkpoint, claim: Claim) -> Evidence:
     )
 
 
+def described_as_gguf(names: FileNames) -> list[str]:
+    """A sentence on tensors that bear llama.cpp's names in another container, as a copy of a GGUF file has them."""
+    fitting = _by_shape_first(explaining_entries(load_gguf_atlas(), names, match_gguf)[0], ())
+    slugs = sorted((account.entry.architecture for account in fitting), key=lambda each: _rank(each, ()))
+    if not slugs:
+        return ["the names are those of llama.cpp, which this container is not read by"]
+    return [f"the names are those of llama.cpp; as such they are the tensors of {slugs[0]}"]
+
+
 def _by_shape_first(fitting: Sequence[Account], named: Sequence[Architecture]) -> list[Account]:
     """Those whose shapes fit as well, and the claimed; what is known by names alone only where nothing else fits."""
     exact = [account for account in fitting if account.entry.is_exact]

@@ -12,16 +12,14 @@ from apr.identity.gguf_atlas import load_gguf_atlas
 from apr.identity.gguf_config import known_dimensions
 from apr.identity.gguf_matching import gguf_names, is_scale, match_gguf, settled_entry
 from apr.identity.names import FileNames, find_group
-from apr.identity.shapes import evaluate
-from apr.identity.types import Architecture, ExpectedTensor, Naming, ResolvedConfig
+from apr.identity.shapes import UnevaluableError, evaluate
+from apr.identity.types import Architecture, ExpectedTensor, ResolvedConfig
 from apr.loading.ledger import Target
 
+MOST_LAYERS_LACKING = 1024
+"""A real mistake counts a few layers too many; a hostile count is refused before names are made for it."""
+
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-
-
-def is_gguf_target(target: Target) -> bool:
-    """Whether the target is the account of a GGUF file, which no model is built from."""
-    return target.architecture.naming is Naming.GGUF
 
 
 def make_gguf_target(checkpoint: Checkpoint, architecture: Architecture, config: ResolvedConfig) -> Target:
@@ -33,6 +31,7 @@ def make_gguf_target(checkpoint: Checkpoint, architecture: Architecture, config:
     entry, names = load_gguf_atlas().entry(architecture), gguf_names(checkpoint)
     account = match_gguf(entry, names)
     known = known_dimensions({**account.dimensions, **config.values})
+    _refuse_absurd_layers(checkpoint, known)
     account = match_gguf(entry, names, known=known)
     expected: dict[str, ExpectedTensor] = {}
     for template in settled_entry(entry, names).templates:
@@ -49,6 +48,21 @@ def make_gguf_target(checkpoint: Checkpoint, architecture: Architecture, config:
         if is_scale(name, checkpoint.tensors):
             expected.setdefault(name, ExpectedTensor(name, tensor.shape))
     return Target(architecture, config, MappingProxyType(expected), origin="gguf atlas")
+
+
+def _refuse_absurd_layers(checkpoint: Checkpoint, known: Mapping[str, int]) -> None:
+    """Raise UnevaluableError for more layers than the file has tensors, before a name is made for each."""
+    for field in ("num_hidden_layers", "num_decoder_layers"):
+        most = len(checkpoint.tensors) + MOST_LAYERS_LACKING
+        if known.get(field, 0) > most:
+            raise UnevaluableError(
+                "the keys ask for more layers than the file can explain",
+                where=f"{checkpoint.path}: {field}",
+                expected=f"at most {most}: the file holds {len(checkpoint.tensors)} tensors",
+                found=str(known[field]),
+                invariant="FALSIFY-APR-PRETRAIN-INIT-005",
+                remedy="correct the key, or fetch an intact copy of the checkpoint",
+            )
 
 
 def _has(entry: Entry, name: str) -> bool:

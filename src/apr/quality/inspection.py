@@ -109,7 +109,10 @@ def _header(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The founding project's `metadata` object: six keys always, its other typed keys when the file has them."""
+    """The founding project's `metadata` object: six keys always, its other typed keys when the file has them.
+
+    Of a GGUF file every key beside them; a long array is said to be one, and not listed.
+    """
     from apr.formats.apr2.metadata import TYPED_KEYS
 
     stamps = identity_stamps(checkpoint)
@@ -121,6 +124,9 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "hf_model_type": None if stamps.hf_model_type is None else stamps.hf_model_type.value,
         "architecture": "unknown" if stamps.architecture is None else stamps.architecture.value,
     }
+    if checkpoint.format is Format.GGUF:
+        keys = {key: _listed(value) for key, value in checkpoint.metadata.items() if key not in OWN_RECORDS}
+        return {**always, **keys, **always}
     if checkpoint.format is not Format.APR2:
         return always
     others = {key: checkpoint.metadata.get(key) for key in TYPED_KEYS if key not in always}
@@ -128,6 +134,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 _NO_COUNT = ("param_count", 0)
+OWN_RECORDS = frozenset({"apr.history"})
+
+
+def _listed(value: Any) -> Any:
+    """A value of a GGUF key as JSON has it."""
+    if isinstance(value, (str, int, float, list)):
+        return value
+    return {"array_of": value.element_type.name.lower(), "count": len(value)}
 
 
 def _claims(verdict: Verdict) -> list[dict[str, Any]]:

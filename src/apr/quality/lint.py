@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from apr.errors import RefusedError
+from apr.errors import AprError, RefusedError
 from apr.formats.base import Checkpoint, Format
 from apr.identity.types import Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
@@ -67,9 +67,29 @@ def _identity(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
         yield Issue(Level.WARN, "Identity", f"{names} is no architecture that is known", stamp)
     elif verdict.claim.architecture is None:
         yield Issue(Level.WARN, "Identity", "it does not say what architecture it is", stamp)
-    if checkpoint.config is None:
+    if checkpoint.format is Format.GGUF:
+        yield from _keys(checkpoint, verdict)
+    elif checkpoint.config is None:
         remedy = "import it from its Hugging Face directory (apr import), which keeps the config"
         yield Issue(Level.WARN, "Identity", "no full config is recorded, so constants have to be guessed", remedy)
+
+
+def _keys(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
+    """Keys of a GGUF file that its architecture needs and nobody wrote, and those that its tensors contradict."""
+    from apr.identity.config import resolve_config
+
+    if verdict.claim.architecture is None:
+        return
+    try:
+        config = resolve_config(checkpoint, verdict.claim.architecture)
+    except AprError as error:
+        yield Issue(Level.ERROR, "Identity", f"{error.what} ({error.where})", "correct the key")
+        return
+    for line in config.conflicts:
+        yield Issue(Level.ERROR, "Identity", line, "correct the key, or get the file that goes with it")
+    for key in config.missing:
+        suggestion = f"{_command(checkpoint)} --set {key}=VALUE --in-place"
+        yield Issue(Level.WARN, "Identity", f"{key} is recorded nowhere, so readers have to guess it", suggestion)
 
 
 def _provenance(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:

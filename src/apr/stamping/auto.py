@@ -17,12 +17,13 @@ from apr.stamping.truth import TRUTH_ID
 class ShownIdentity(NamedTuple):
     """stamps: what the tensors decide, by field of StampChanges. notes: what they leave open.
 
-    is_settled: whether they decide anything.
+    is_settled: whether they decide anything. option: the flag that names what they leave open.
     """
 
     stamps: Mapping[str, str]
     notes: tuple[str, ...]
     is_settled: bool
+    option: str = "--hf-model-type TYPE"
 
     def refusal(self, path: Path) -> RefusedError:
         """The error when nothing can be stamped."""
@@ -31,7 +32,7 @@ class ShownIdentity(NamedTuple):
             where=str(path),
             expected="tensors that one known architecture explains",
             found="\n".join(self.notes),
-            remedy="add --hf-model-type TYPE for the one it is, if you know",
+            remedy=f"add {self.option} for the one it is, if you know",
             invariant=TRUTH_ID,
         )
 
@@ -65,6 +66,7 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
         stamps.pop("architecture", None)
     if checkpoint.format is Format.GGUF:  # It has no other.
         stamps = {key: value for key, value in stamps.items() if key == "architecture"}
+        return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps), option="--architecture NAME")
     return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps))
 
 

@@ -108,15 +108,14 @@ def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) ->
 
 
 def write(edit: Edit, path: Path) -> None:
-    """The stamped file at `path`, copied by the kernel."""
+    """The stamped file at `path`, its blocks shared with the original or copied by the kernel."""
     from apr.storage.atomic import atomic_file
     from apr.storage.copying import copy_patched
 
     file = edit.before.files[0]
     with atomic_file(path) as copy:
-        copy_patched(file.fileno(), copy.fileno(), change(edit).patches[0])
-    if edit.meter is not None:
-        edit.meter.add(file.size_bytes)
+        progress = None if edit.meter is None else edit.meter.add
+        copy_patched(file.fileno(), copy.fileno(), change(edit).patches[0], progress)
 
 
 def change(edit: Edit) -> DirectoryChange:

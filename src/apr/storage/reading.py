@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -74,30 +74,28 @@ def is_held(path: Path) -> bool:
     return directory is not None and directory in ((real := os.path.realpath(path)), os.path.dirname(real))
 
 
-class SourceFile:
-    """A file opened once for positional reads; `size_bytes` is its size when it was opened.
+class _Held:
+    """A descriptor under the shared lock of its file or directory: no stamp in place happens to it until it is closed.
 
-    Reads go through the descriptor, so a path that is replaced meanwhile does not mix two files. is_remote: the bytes
-    come over the network (`apr.storage.remote`), so nothing is read that can be done without.
+    An interrupted stamp is settled first, and what it left is opened anew.
     """
 
     is_remote = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, open_at: Callable[[Path], int]) -> None:
         self.path = path
-        self._descriptor = _open_settled(path)
+        self._descriptor = open_at(path)
         if not is_held(path):
             try:
                 lock_shared(self._descriptor, path)
                 if has_journal(path):
                     self.close()
                     settle(path)
-                    self._descriptor = _open_regular(path)
+                    self._descriptor = open_at(path)
                     lock_shared(self._descriptor, path)
             except BaseException:
                 self.close()
                 raise
-        self.size_bytes = os.fstat(self._descriptor).st_size
 
     def fileno(self) -> int:
         return self._descriptor
@@ -110,6 +108,18 @@ class SourceFile:
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
             self.close()
+
+
+class SourceFile(_Held):
+    """A file opened once for positional reads; `size_bytes` is its size when it was opened.
+
+    Reads go through the descriptor, so a path that is replaced meanwhile does not mix two files. is_remote: the bytes
+    come over the network (`apr.storage.remote`), so nothing is read that can be done without.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _open_settled)
+        self.size_bytes = os.fstat(self._descriptor).st_size
 
     def check_extent(self, offset_bytes: int, size_bytes: int, what: str) -> None:
         """Raise DamagedFileError unless `[offset, offset + size)` lies inside the file; call before allocating."""
@@ -184,42 +194,16 @@ def _not_found(path: Path) -> NotFoundError:
     )
 
 
-class HeldDirectory:
+class HeldDirectory(_Held):
     """A directory whose files are read together: no stamp in place happens in it until it is closed.
 
     local_name: what it is called on this machine in commands for the user; for one on another machine, once it is
     downloaded.
     """
 
-    is_remote = False
-
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, _open_directory)
         self.local_name = str(path)
-        self._descriptor = _open_directory(path)
-        if not is_held(path):
-            try:
-                lock_shared(self._descriptor, path)
-                if has_journal(path):
-                    self.close()
-                    settle(path)
-                    self._descriptor = _open_directory(path)
-                    lock_shared(self._descriptor, path)
-            except BaseException:
-                self.close()
-                raise
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            self.close()
 
     def expect(self, names: Iterable[str], likely_bytes: Mapping[str, int] = NOTHING_KNOWN) -> None:
         """Say which files will be asked for, and about how much of each; only a directory far away makes use of it."""

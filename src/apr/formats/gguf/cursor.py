@@ -9,7 +9,8 @@ from apr.formats.damage import damaged
 from apr.formats.gguf.layout import LONGEST_HEADER_BYTES, U32, U64
 from apr.storage.reading import SourceFile
 
-WINDOW_BYTES = 256 << 10
+FIRST_WINDOW_BYTES, WINDOW_BYTES = 16 << 10, 256 << 10
+"""The first window is small, as most of a small header on another machine would be read for nothing."""
 
 
 class Cursor:
@@ -21,6 +22,7 @@ class Cursor:
         self._end = min(file.size_bytes, LONGEST_HEADER_BYTES)
         self._window = b""
         self._window_start = position
+        self._next_bytes = FIRST_WINDOW_BYTES
 
     @property
     def left_bytes(self) -> int:
@@ -47,7 +49,7 @@ class Cursor:
                 data = self.file.read_at(self.position, size_bytes, what)
                 self.position += size_bytes
                 return data
-            self._refill()
+            self._refill(size_bytes)
             start = 0
         self.position += size_bytes
         return self._window[start : start + size_bytes]
@@ -73,7 +75,7 @@ class Cursor:
         unpack, width, left = U64.unpack_from, U64.size, count
         while left:
             self._check(width, what)
-            self._refill()
+            self._refill(width)
             window, at, remaining = self._window, 0, left
             try:
                 # The loop runs for every token of a vocabulary: the end of the window is left to `unpack` to find.
@@ -98,7 +100,8 @@ class Cursor:
                 + ("end of the file" if is_cut else f"{self._end:,} of a header"),
             )
 
-    def _refill(self) -> None:
-        size_bytes = min(WINDOW_BYTES, self.left_bytes)
+    def _refill(self, least_bytes: int) -> None:
+        size_bytes = min(max(self._next_bytes, least_bytes), self.left_bytes)
+        self._next_bytes = min(4 * self._next_bytes, WINDOW_BYTES)
         self._window = self.file.read_at(self.position, size_bytes, "the header")
         self._window_start = self.position
