@@ -42,6 +42,8 @@ TWINS: tuple[Twin, ...] = (
     Twin("A", "gpt2", base="gpt2"),
     Twin("A", "biased llama", base="llama", options={"attention_bias": True, "mlp_bias": True}),
     Twin("B", "qwen3", base="qwen3"),
+    Twin("A", "queries without a low rank, as Moonlight has them", base="deepseek_v3", options={"q_lora_rank": None}),
+    Twin("A", "a flag that only the config shows", base="qwen2_moe", options={"qkv_bias": False}),
     Twin("B", "gpt2, saved from the base model", substituted(r"^transformer\.", ""), base="gpt2"),
     Twin("B", "gpt2, saved from the base model with its masks", old_gpt2, base="gpt2"),
     Twin("B", "tied qwen2, saved from the base model", substituted(r"^model\.", ""), options=TIED),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, repair_commands
+from apr.identity.atlas import load_atlas
 from apr.identity.types import Architecture, Naming
 from apr.loading.norm_gains import Convention, GainCentre, convention_of, dead_gains, gain_centre
 from apr.loading.values import TensorFacts
@@ -17,8 +18,10 @@ def norm_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
     assert facts.plan is not None
     claimed = facts.plan.target.architecture
     convention = convention_of(claimed.model_type, facts.plan.target.config.values)
-    # The converter of llama.cpp adds the one, so that every gain lies around one.
-    if convention is Convention.EITHER or claimed.naming is Naming.GGUF:
+    # The converter of llama.cpp adds the one, so that every gain lies around one; what a class of the user's own
+    # computes, nobody knows.
+    is_known = claimed.naming is Naming.HUGGING_FACE and load_atlas().find_model_type(claimed.model_type)
+    if convention is Convention.EITHER or not is_known:
         return
     centre = gain_centre(seen)
     dead = dead_gains(seen.values()) if convention is Convention.PLAIN else ()

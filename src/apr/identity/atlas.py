@@ -19,12 +19,14 @@ from apr.identity.entries import (
     condition_holds,
     entry_from_json,
     expand,
+    own_name,
     resolve_fields,
 )
 from apr.identity.packed import DataFile
 from apr.identity.types import Architecture, ExpectedTensor, Kind, Naming
 
 DATA_FILE = Path(__file__).parent / "data" / "atlas.json.gz"
+MAIN_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 class Atlas:
@@ -150,12 +152,18 @@ def symbolic_tensors(
 def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
     """Whether `config` gives a field a value whose effect the templates do not express.
 
-    That is another value than the default for a field the generator could not explore, and 0 for a size that it never
-    saw at 0 (no experts, no shared width): such a switch usually takes whole modules away.
+    That is another value than the default for a field the generator could not explore, and 0 or nothing for a size that
+    it never saw so (no experts, no shared width, no low rank): such a switch usually takes whole modules away, or puts
+    others in their place. Without one of the `MAIN_SIZES` there is no model at all.
     """
     fields = resolve_fields(entry, config)
     if any(fields.get(field) != entry.defaults.get(field) for field in entry.fixed):
         return True
     if any(fields.get(field) not in words.values() for field, words in entry.texts.items()):
         return True
-    return any(fields.get(size) == 0 and fields.get(size) is not False for size in entry.positive_sizes)
+    main = {own_name(entry, size) for size in MAIN_SIZES}
+    return any(
+        (fields.get(size) == 0 and fields.get(size) is not False)
+        or (size not in main and fields.get(size) is None and entry.defaults.get(size) is not None)
+        for size in entry.positive_sizes
+    )

@@ -5,14 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from apr.errors import AprError
 from apr.formats.base import Checkpoint
-from apr.identity.atlas import uses_unexpressed_value
+from apr.identity.atlas import expected_tensors, load_atlas, uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
-from apr.identity.evidence import gather_evidence
+from apr.identity.evidence import gather_evidence, model_tensors
 from apr.identity.gguf_atlas import atlas_of
+from apr.identity.renaming import as_the_class_names_them
 from apr.identity.types import Architecture, Candidate, Claim, Evidence, Naming, Verdict, VerdictKind
+
+# A config may ask for this many times the tensors the file holds before nobody looks any further.
+MOST_TENSORS_PER_STORED_TENSOR = 4
 
 
 def give_verdict(checkpoint: Checkpoint) -> Verdict:
@@ -29,6 +34,10 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         return Verdict(VerdictKind.UNKNOWN, claim, evidence, _without_claim(claim, evidence))
     claimed = claimed_architectures(claim)
     fitting = [candidate for candidate in evidence.candidates if candidate.architecture in claimed]
+    if not fitting and _is_as_its_config_says(checkpoint, claim.architecture):
+        own = Candidate(claim.architecture, (), (), (), MappingProxyType({}))
+        evidence = evidence._replace(candidates=(own, *evidence.candidates))
+        fitting = [own]
     if not fitting:
         if not evidence.candidates and not _can_tell(checkpoint, claim.architecture):
             return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
@@ -73,6 +82,30 @@ def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
         places = [stamp.place for stamp, meanings in claim.readings if best in meanings]
         reasons.append(f"its tensors suggest {best}" + (f", as {' and '.join(places)} says" if places else ""))
     return (*reasons, *evidence.reasons)
+
+
+def _is_as_its_config_says(checkpoint: Checkpoint, architecture: Architecture) -> bool:
+    """Whether the tensors are exactly those of the claimed class under the recorded config.
+
+    Matching by tensors alone does not know every flag; where the config holds it, it speaks for the claim.
+    """
+    if checkpoint.config is None or architecture.naming is Naming.GGUF:
+        return False
+    entry = load_atlas().entry(architecture)
+    tensors = as_the_class_names_them(entry, model_tensors(checkpoint))
+    most = MOST_TENSORS_PER_STORED_TENSOR * len(tensors.shapes)
+    try:
+        expected = expected_tensors(entry, checkpoint.config, max_tensors=most)
+    except AprError:
+        return False
+    if expected is None or not tensors.shapes.keys() <= expected.keys():
+        return False
+    return all(
+        each.is_optional or (each.tied_to in tensors.shapes and name not in tensors.shapes)
+        if name not in tensors.shapes or each.is_optional
+        else tensors.shapes[name] == each.shape
+        for name, each in expected.items()
+    )
 
 
 def _can_tell(checkpoint: Checkpoint, architecture: Architecture) -> bool:

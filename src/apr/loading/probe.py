@@ -60,13 +60,16 @@ class ProbeReplay:
         return max(self.tolerance.logit_absolute, self.tolerance.logit_relative * largest)
 
 
-def default_probe_tokens(vocabulary_size: int) -> tuple[tuple[int, ...], ...]:
-    """A fixed batch for a vocabulary: a full-period linear congruential walk, the same in every version and place."""
+def default_probe_tokens(vocabulary_size: int, length: int = PROBE_LENGTH) -> tuple[tuple[int, ...], ...]:
+    """A fixed batch for a vocabulary: a full-period linear congruential walk, the same in every version and place.
+
+    length: of each row, for models with fewer positions than the usual row has tokens.
+    """
     state = 2026
     rows = []
     for _ in range(PROBE_ROWS):
         row = []
-        for _ in range(PROBE_LENGTH):
+        for _ in range(length):
             state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
             row.append((state >> 33) % vocabulary_size)
         rows.append(tuple(row))
@@ -81,7 +84,7 @@ def record_probe(model: torch.nn.Module, tokens: Sequence[Sequence[int]] | None 
     import torch
 
     if tokens is None:
-        tokens = default_probe_tokens(_vocabulary_size(model))
+        tokens = default_probe_tokens(_vocabulary_size(model), _most_positions(model))
     logits, loss = _run(model, tokens)
     top = torch.topk(logits[:, -1, :], k=min(PROBE_TOP_LOGITS, logits.shape[-1]), dim=-1)
     parameter = next(model.parameters())
@@ -140,10 +143,10 @@ def check_that_it_runs(model: torch.nn.Module) -> None:
 
     from apr.errors import DamagedFileError
 
-    tokens = default_probe_tokens(_vocabulary_size(model))
+    tokens = default_probe_tokens(_vocabulary_size(model), min(RUN_LENGTH, _most_positions(model)))
     problem = None
     try:
-        logits, _ = _run(model, [tokens[0][:RUN_LENGTH]])
+        logits, _ = _run(model, tokens[:1])
         if not bool(torch.isfinite(logits).all()):
             problem = f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are not finite"
     except torch.OutOfMemoryError:
@@ -153,7 +156,7 @@ def check_that_it_runs(model: torch.nn.Module) -> None:
     if problem is not None:
         raise DamagedFileError(
             f"{type(model).__name__} does not compute with this config",
-            expected=f"finite logits for {RUN_LENGTH} tokens",
+            expected=f"finite logits for {len(tokens[0])} tokens",
             found=problem,
             invariant="INV-INIT-PROBE-001",
             remedy="restore the config the weights were trained with",
@@ -189,6 +192,13 @@ def loss_tolerance(*dtypes: str | None) -> float:
 def _vocabulary_size(model: torch.nn.Module) -> int:
     embedding = model.get_input_embeddings()
     return int(embedding.weight.shape[0])
+
+
+def _most_positions(model: torch.nn.Module) -> int:
+    """Tokens of a row: the usual number, or as many as a model with fewer positions has."""
+    config = getattr(model, "config", None)
+    known = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return min([PROBE_LENGTH, *(each for each in known if isinstance(each, int) and each > 1)])
 
 
 def _or_infinity(value: float) -> float:
