@@ -22,6 +22,9 @@ def pack(entries: Sequence[Entry], source: str) -> bytes:
     A reader takes the index and the members of the model types that it needs; `zcat` shows everything, one JSON
     document in each line.
     """
+    for entry in entries:
+        if not entry.get("tensors"):
+            entry.setdefault("absent", entry.get("note"))
     present = [_named_only(entry) if "absent" in entry else entry for entry in entries]
     hosts: dict[str, int] = {}
     lines, rows = [], []

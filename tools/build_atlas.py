@@ -27,8 +27,8 @@ from atlas_observe import Observer, Relevance, Sighting
 from atlas_packing import digit_pattern, is_certain, kept_entries, pack
 from atlas_templates import TemplateFitter, UnfittedError
 
-VERIFICATIONS = 8
-REPAIRS = 3
+VERIFICATIONS = 24
+REPAIRS = 4
 MOST_SECONDS = 15
 OUT_OF_TIME = f"not understood within {MOST_SECONDS} s of computing"
 MOST_MEMORY_BYTES = 8 << 30

@@ -88,6 +88,15 @@ class Atlas:
         """Entries of a model type, spelled exactly (one model type may have several heads)."""
         return tuple(self.entry_at(at) for at in self._by_model_type.get(name, ()))
 
+    def first_of(self, model_type: str) -> Entry | None:
+        """The entry that a model type, spelled exactly, means by itself."""
+        places = self._by_model_type.get(model_type)
+        return self.entry_at(places[0]) if places else None
+
+    def serves(self, class_name: str, model_type: str) -> bool:
+        """Whether the class has an entry under that model type."""
+        return (class_name, model_type) in self._positions
+
     @cached_property
     def _positions(self) -> dict[tuple[str, str], int]:
         return {(each.class_name, each.model_type): at for at, each in enumerate(self.architectures)}

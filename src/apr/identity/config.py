@@ -61,8 +61,8 @@ def _resolve_recorded(checkpoint: Checkpoint, entry: Entry) -> Draft:
 
 def _renamed(config: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     """Recorded fields under the names of `entry`'s class, also when they were written for another model type."""
-    written_for = load_atlas().find_model_type(str(config.get("model_type")))
-    common = {own: alias for alias, own in written_for[0].aliases.items()} if written_for else {}
+    written_for = load_atlas().first_of(str(config.get("model_type")))
+    common = {own: alias for alias, own in written_for.aliases.items()} if written_for else {}
     renamed: dict[str, Any] = {}
     for key, value in config.items():
         if key in _OF_THE_FILE:

@@ -63,10 +63,14 @@ SAME_COMPUTATION = (frozenset({"qwen2", "seed_oss"}),)
 
 
 def _computes_the_same(candidate: Candidate, claimed: Architecture) -> bool:
-    """Whether it makes no difference which of the two is built: one class, one model type, or one computation."""
+    """Whether it makes no difference which of the two is built: one class, one model type, or one computation.
+
+    Under the base model's names it is the base model's class that two model types have in common.
+    """
     other = candidate.architecture
     types = {other.model_type, claimed.model_type}
     is_one_class = other.class_name == claimed.class_name and other.class_name != ""
+    is_one_class = is_one_class or atlas_of(claimed).serves(other.class_name, claimed.model_type)
     return is_one_class or len(types) == 1 or any(types <= group for group in SAME_COMPUTATION)
 
 
