@@ -69,8 +69,9 @@ def _computes_the_same(candidate: Candidate, claimed: Architecture) -> bool:
     """
     other = candidate.architecture
     types = {other.model_type, claimed.model_type}
-    is_one_class = other.class_name == claimed.class_name and other.class_name != ""
-    is_one_class = is_one_class or atlas_of(claimed).serves(other.class_name, claimed.model_type)
+    is_one_class = other.naming is Naming.HUGGING_FACE and (
+        other.class_name == claimed.class_name or atlas_of(claimed).serves(other.class_name, claimed.model_type)
+    )
     return is_one_class or len(types) == 1 or any(types <= group for group in SAME_COMPUTATION)
 
 
