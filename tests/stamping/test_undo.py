@@ -92,6 +92,17 @@ def test_auto_stamps_what_only_one_architecture_explains(tmp_path: Path) -> None
         assert give_verdict(checkpoint).kind is VerdictKind.MATCH
 
 
+def test_auto_takes_the_better_known_of_two_names_for_one_computation(tmp_path: Path) -> None:
+    directory = save_tiny(tmp_path / "qwen2", "qwen2")
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(directory / "model.safetensors"), bare)
+    result = stamp_file(bare, NOTHING, in_place=True, auto=True)
+    assert any("seed_oss" in note and "computes the same" in note for note in result.notes)
+    with open_checkpoint(bare) as checkpoint:
+        assert checkpoint.metadata["hf_model_type"] == "qwen2"
+        assert give_verdict(checkpoint).kind is VerdictKind.MATCH
+
+
 @pytest.mark.planted_defect("INV-STAMP-TRUTH-001")
 def test_auto_does_not_guess_between_name_twins(tmp_path: Path) -> None:
     directory = save_tiny(tmp_path / "llama", "llama")

@@ -10,7 +10,7 @@ from apr.errors import RefusedError
 from apr.formats.base import Checkpoint, Format
 from apr.identity.claim import normalise, read_stamp
 from apr.identity.types import Architecture, Claim, Naming
-from apr.identity.verdict import give_verdict
+from apr.identity.verdict import SAME_COMPUTATION, give_verdict
 from apr.stamping.truth import TRUTH_ID
 
 
@@ -48,11 +48,14 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
     if not candidates:
         return ShownIdentity({}, ("no known architecture explains the tensors",), is_settled=False)
     claimed = [each for each in candidates if each == verdict.claim.architecture]
-    chosen = _named(candidates, given) or claimed or _standing(verdict.claim, candidates) or candidates
+    spoken_for = _named(candidates, given) or claimed or _standing(verdict.claim, candidates)
+    chosen = spoken_for or _each_computation_once(candidates)
     notes = []
     if len(chosen) < len(candidates):
         others = ", ".join(str(each) for each in candidates if each not in chosen)
         by = "the stamps given choose" if _named(candidates, given) else "the stamps that stand were kept"
+        if not spoken_for:
+            by = "it computes the same, and the better known name is taken"
         notes.append(f"the tensors fit {others} as well; {by}")
     types = list(dict.fromkeys(each.model_type for each in chosen))
     classes = list(dict.fromkeys(each.class_name for each in chosen))
@@ -68,6 +71,16 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
         stamps = {key: value for key, value in stamps.items() if key == "architecture"}
         return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps), option="--architecture NAME")
     return ShownIdentity(stamps, tuple(notes), is_settled=bool(stamps))
+
+
+def _each_computation_once(candidates: Sequence[Architecture]) -> list[Architecture]:
+    """The candidates, best known first, without those that turn equal weights into equal logits as one before does."""
+    kept: list[Architecture] = []
+    for each in candidates:
+        twins = [group for group in SAME_COMPUTATION if each.model_type in group]
+        if not any(other.model_type in group for group in twins for other in kept if other != each):
+            kept.append(each)
+    return kept
 
 
 def _named(candidates: Sequence[Architecture], given: Mapping[str, str]) -> list[Architecture]:
