@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Load the model once, and record what it does, so that later loads are held against it (needs apr[train]).",
 )
+@click.option(
+    "--unwrap",
+    "unwraps",
+    is_flag=True,
+    help="Take out of tensor names what DDP, torch.compile, FSDP or a prefix put there, if that is one to one.",
+)
 @allow_gate_option(" in the file")
 @force_option
 @json_option
@@ -36,6 +42,7 @@ def command(
     output: Path | None,
     config_path: Path | None,
     with_probe: bool,
+    unwraps: bool,
     allowed_gates: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -54,6 +61,7 @@ def command(
             config_path=config_path,
             allowed_gates=allowed,
             with_probe=with_probe,
+            unwraps=unwraps,
             force=force,
             report=report,
         )

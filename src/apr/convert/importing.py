@@ -30,6 +30,8 @@ from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.formats.writing import STAMP_SLACK_BYTES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
+from apr.identity.evidence import model_tensors
+from apr.identity.wrappers import Repair, with_repaired_names
 from apr.loading.pinned import config_facts
 from apr.stamping.changes import PROVENANCE_FIELDS
 from apr.stamping.history import history_entry
@@ -78,6 +80,7 @@ def import_checkpoint(
     config_path: Path | None = None,
     allowed_gates: Mapping[str, str] | None = None,
     with_probe: bool = False,
+    unwraps: bool = False,
     force: bool = False,
     report: Report | None = None,
 ) -> ImportResult:
@@ -87,8 +90,8 @@ def import_checkpoint(
     without one nothing is invented. Tensors keep names, dtypes and bytes; tokenizer and generation config go along
     byte for byte, as do training record, probe and history. What the config says of the mathematics is pinned, unless
     the source has pinned it before. allowed_gates: gate id to the reason for letting its refusal pass, recorded in the
-    file. with_probe: load the model, and record what it does (needs torch and transformers). report: told of the bytes
-    done.
+    file. with_probe: load the model, and record what it does (needs torch and transformers). unwraps: take out of the
+    tensors' names what a training wrapper put there; the repair is recorded. report: told of the bytes done.
 
     Raises RefusedError for a source whose stamps contradict its tensors or that the gates do not let load for a probe,
     and NotFoundError, DamagedFileError, UsageError, InputOutputError as reading and writing do. After any of them
@@ -100,6 +103,9 @@ def import_checkpoint(
     with open_checkpoint(source) as opened:
         check_convertible(opened)
         checkpoint = opened if config_path is None else _with_config(opened, config_path)
+        repair = None
+        if unwraps:
+            checkpoint, repair = with_repaired_names(checkpoint, model_tensors(checkpoint))
         options = RoadOptions(
             allowed_gates=allowed_gates or {},
             may_use_zoo=with_probe,
@@ -109,7 +115,7 @@ def import_checkpoint(
         findings = refuse_lies(examination)
         probe = probe_of(examination) if with_probe else checkpoint.recorded.probe
         meter = Meter(report, checkpoint.size_bytes, PASSES)
-        return _write(checkpoint, examination, output, findings, meter, probe)
+        return _write(checkpoint, examination, output, findings, meter, probe, repair)
 
 
 def default_output(source: Path) -> Path:
@@ -125,6 +131,7 @@ def _write(
     findings: tuple[Finding, ...],
     meter: Meter,
     probe: Probe | None,
+    repair: Repair | None,
 ) -> ImportResult:
     _check_names(checkpoint)
     expected = intact_tensors(checkpoint, meter)
@@ -136,8 +143,9 @@ def _write(
         provenance={},
     )
     overrides = dict(examination.options.allowed_gates)
-    if overrides:
-        entry = history_entry("import", (), overrides=overrides)
+    if overrides or repair is not None:
+        reason = None if repair is None else f"tensor names repaired: {repair.words}"
+        entry = history_entry("import", (), reason=reason, overrides=overrides)
         recorded = recorded._replace(history=(*recorded.history, entry))
     tokenizer_files = checkpoint.tokenizer_files()
     with published(output) as beside:
@@ -162,7 +170,7 @@ def _write(
                 probe_loss=None if probe is None else probe.loss,
                 ledger=tuple(LedgerLine(name, Fate.COPIED) for name in checkpoint.tensors),
                 findings=findings,
-                notes=_notes(checkpoint),
+                notes=(*_repaired(repair), *_notes(checkpoint)),
             )
 
 
@@ -218,6 +226,13 @@ def _check_names(checkpoint: Checkpoint) -> None:
             found=reserved[0],
             remedy="rename the tensor in the source",
         )
+
+
+def _repaired(repair: Repair | None) -> tuple[str, ...]:
+    if repair is None:
+        return ()
+    changed = sum(old != new for old, new in repair.names.items())
+    return (f"{changed} tensors were renamed, {repair.words}; every byte of them is as in the source",)
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import account, folded, repair_commands, uniform_guess, wrapping
+from apr.identity.evidence import model_tensors
 from apr.identity.gguf_atlas import hugging_face_names
 from apr.identity.types import Naming
+from apr.identity.wrappers import repair_of
 from apr.loading.scales import unscaled_by_choice
 
 ID = "INV-INIT-COVERAGE-001"
@@ -93,6 +96,14 @@ def _remedy(facts: InitFacts) -> str:
         return f"correct the dimensions the checkpoint records (`apr inspect` shows which), or get the file; {accept}"
     if others:
         return repair_commands(facts, others[0])
+    repair = None if facts.checkpoint is None else repair_of(model_tensors(facts.checkpoint))
+    if repair is not None:
+        path = facts.local_path
+        unwrapped = path.with_name(f"{path.stem}.unwrapped.apr")
+        return (
+            f"apr import {shlex.quote(str(path))} --unwrap -o {shlex.quote(str(unwrapped))}\n"
+            f"which renames every tensor ({repair.words}) and changes no byte; {accept}"
+        )
     return f"find the producer that wrote these names, or get a complete copy; {accept}"
 
 
