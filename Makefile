@@ -9,7 +9,8 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --record-contract-status contracts-status.json
+# With a space in place of =, pytest takes the record of an earlier run for a path to test, before it knows the option.
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --record-contract-status=contracts-status.json
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format bench docs clean

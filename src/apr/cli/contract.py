@@ -33,7 +33,7 @@ def command() -> None:
     """What apr promises, clause by clause.
 
     The status of a clause is computed from the last test run that was recorded with
-    `pytest --record-contract-status contracts-status.json`; no contract file can state it.
+    `pytest --record-contract-status=contracts-status.json`; no contract file can state it.
     """
 
 
@@ -138,7 +138,7 @@ def status(out: Out, record: Path | None) -> None:
     out.document(SCHEMA, body)
     _print_status(out, overview, path)
     if run is None:
-        out.hint("record a run: pytest --record-contract-status contracts-status.json")
+        out.hint("record a run: pytest --record-contract-status=contracts-status.json")
 
 
 def _summary(contract: Contract) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Pytest plugin that records what the tests bound to contract clauses did.
 
-`pytest --record-contract-status contracts-status.json` writes the record (`apr.contracts.record`) once, at the end
+`pytest --record-contract-status=contracts-status.json` writes the record (`apr.contracts.record`) once, at the end
 of the run, atomically; `apr contract status` reads it. Works under pytest-xdist: only the controller writes.
 """
 

@@ -132,5 +132,5 @@ def _damaged(path: Path, expected: str, found: str) -> DamagedFileError:
         where=str(path),
         expected=expected,
         found=found,
-        remedy=f"delete it and record a run: pytest --record-contract-status {path.name}",
+        remedy=f"delete it and record a run: pytest --record-contract-status={path.name}",
     )
