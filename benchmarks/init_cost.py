@@ -1,9 +1,9 @@
 """What the proof costs: `pretrain --init --num-steps 0` on a 1 GB bf16 checkpoint, beside `from_pretrained`.
 
 Prints, each side in turn in one run: peak resident memory above a process that only imported torch and transformers
-(must stay within the model plus 400 MB), bytes read from the file, the seconds of each gate stage beside
-`from_pretrained` and one plain read of the file, and what receipt, buffers and probe cost of it (allowed: 3 s on two
-cores).
+and started the device (on a CPU it must stay within the model plus 400 MB), bytes read from the file, the seconds of
+each gate stage beside `from_pretrained` and one plain read of the file, and what receipt, buffers and probe cost of it
+(allowed: 3 s on two cores).
 """
 
 from __future__ import annotations
@@ -34,13 +34,18 @@ record = NOTHING_RECORDED._replace(probe=record_probe(model.eval()))
 (Path(sys.argv[1]) / "apr.json").write_text(json.dumps(record.to_json()))
 """
 
-IMPORT_ONLY = "import torch, transformers; from transformers import Qwen2ForCausalLM"
+IMPORT_ONLY = """
+import sys, torch, transformers
+from transformers import Qwen2ForCausalLM
+square = torch.ones(64, 64, dtype=torch.bfloat16, device=sys.argv[1])
+square @ square
+"""
 
 FROM_PRETRAINED = """
 import sys, time, torch
 from transformers import AutoModelForCausalLM
 start = time.perf_counter()
-AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).to(sys.argv[2])
 print(time.perf_counter() - start)
 """
 
@@ -75,7 +80,7 @@ timed(receipt, "write_receipt"), timed(buffers, "check_buffers"), timed(probe, "
 marks = [clock()]
 examination = examine(Path(sys.argv[1]), RoadOptions(may_use_zoo=True)); marks.append(clock())
 examination = deepen(examination); marks.append(clock())
-model, examination = try_load(examination); marks.append(clock())
+model, examination = try_load(examination, device=sys.argv[2]); marks.append(clock())
 assert examination.is_accepted, [f.message for f in examination.refusals]
 assert examination.facts.probe is not None and len(proofs) == 3, proofs
 stages = [later - earlier for earlier, later in zip(marks, marks[1:])]
@@ -84,7 +89,7 @@ print(*(proofs[name] for name in names), *stages, examination.facts.receipt.byte
 """
 
 
-def zero_step_run(scratch: Path, model: Path, number: int) -> list[str]:
+def zero_step_run(scratch: Path, model: Path, number: int, device: str) -> list[str]:
     """`apr pretrain --init MODEL --num-steps 0`; the model was never trained, so the loss gate is let through."""
     apr = [sys.executable, "-m", "apr"]
     tokenizer, tokens = scratch / "tokenizer", scratch / "tokens"
@@ -97,14 +102,8 @@ def zero_step_run(scratch: Path, model: Path, number: int) -> list[str]:
             made = run_process([*apr, *command])
             assert made.exit_code == 0, made.stderr
     flags = ["--num-steps", "0", "--seq-length", "1024", "--batch-size", "1", "--force-under-provisioned"]
-    flags += [
-        "--val-windows",
-        "2",
-        "--allow-gate",
-        "INV-INIT-LOSS-001=never trained",
-        "--run-dir",
-        str(scratch / f"{number}"),
-    ]
+    flags += ["--val-windows", "2", "--allow-gate", "INV-INIT-LOSS-001=never trained"]
+    flags += ["--device", device, "--run-dir", str(scratch / f"{number}")]
     return [*apr, "pretrain", "--init", str(model), "--dataset", str(tokens), "--tokenizer", str(tokenizer), *flags]
 
 
@@ -113,6 +112,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     print_environment("torch", "transformers", "apr")
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,12 +122,12 @@ def main() -> None:
         assert made.exit_code == 0, made.stderr
         weights = model / "model.safetensors"
         size = weights.stat().st_size
-        print(f"model: {size / 1e9:.3f} GB bf16")
+        print(f"model: {size / 1e9:.3f} GB bf16, loaded onto {arguments.device}")
         for number in range(arguments.rounds):
-            base = run_process([sys.executable, "-c", IMPORT_ONLY])
-            theirs = run_process([sys.executable, "-c", FROM_PRETRAINED, str(model)])
+            base = run_process([sys.executable, "-c", IMPORT_ONLY, arguments.device])
+            theirs = run_process([sys.executable, "-c", FROM_PRETRAINED, str(model), arguments.device])
             read = run_process([sys.executable, "-c", PLAIN_READ, str(weights)])
-            ours = run_process([sys.executable, "-c", OUR_ROAD, str(model)])
+            ours = run_process([sys.executable, "-c", OUR_ROAD, str(model), arguments.device])
             assert ours.exit_code == 0, ours.stderr
             receipt, buffers, probe, headers, values, resident, bytes_read = map(float, ours.stdout.split())
             print(
@@ -138,7 +138,7 @@ def main() -> None:
                 f"proof of the load: receipt {receipt:.2f} s, buffers {buffers:.2f} s, probe {probe:.2f} s, "
                 f"together {receipt + buffers + probe:.2f} s (allowed 3)"
             )
-            run = run_process(zero_step_run(Path(scratch), model, number))
+            run = run_process(zero_step_run(Path(scratch), model, number, arguments.device))
             assert run.exit_code == 0, run.stderr
             over = run.peak_rss_bytes - base.peak_rss_bytes - size
             print(

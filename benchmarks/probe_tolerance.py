@@ -1,10 +1,11 @@
 """How far a replayed probe is from its record when nothing is wrong, and how far when the config has drifted.
 
 For each dtype: a probe is recorded with one thread and the `eager` attention of one batch layout, and replayed on the
-same weights with every thread count, attention implementation and batch layout, and in fp32 to bf16/fp16 casts of the
-same model; the largest differences of loss and top logits are the noise that a tolerance has to allow. Then the same
-weights are replayed under drifted configs (rope base, norm epsilon, head split, activation): what a tolerance has to
-catch. Prints both, and the tolerances in force. With a GPU, it is one more place to replay on.
+same weights with every thread count, attention implementation and batch layout; the largest differences of loss and
+top logits are the noise that a tolerance has to allow. Beside it what random rounding of the model's outputs does, by
+which a replay judges a difference that its dtype's tolerance does not allow. Then the same weights are replayed under
+drifted configs (rope base, norm epsilon, head split, activation): what a tolerance has to catch. With a GPU, it is one
+more place to replay on, also after the script has switched TensorFloat-32 on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common import print_environment
@@ -73,21 +75,31 @@ def places(model: Any) -> Iterator[tuple[str, Any]]:
     if torch.cuda.is_available():
         for attention in ("eager", "sdpa"):
             model.set_attn_implementation(attention)
-            yield f"{attention}, cuda", copy.deepcopy(model).cuda()
+            there = copy.deepcopy(model).cuda()
+            yield f"{attention}, cuda", there
+            torch.set_float32_matmul_precision("high")
+            yield f"{attention}, cuda, TF32", there
+            torch.set_float32_matmul_precision("highest")
 
 
-def layouts(probe: Any, model: Any) -> Iterator[tuple[str, float, float]]:
-    """Loss and logit differences of replays in one batch and row by row."""
-
+def layouts(probe: Any, model: Any) -> Iterator[Any]:
+    """Replays in one batch and row by row; the loss of a row alone is another one, so only its logits count."""
     from apr.loading.probe import replay_probe
 
-    whole = replay_probe(model, probe)
-    yield "one batch", whole.loss_difference, whole.largest_logit_difference
-    logits = 0.0
+    yield replay_probe(model, probe)
     for row in range(len(probe.tokens)):
         one = probe._replace(**{key: getattr(probe, key)[row : row + 1] for key in ("tokens", "top_ids", "top_logits")})
-        logits = max(logits, replay_probe(model, one).largest_logit_difference)
-    yield "row by row", 0.0, logits
+        yield replace(replay_probe(model, one), loss_difference=0.0)
+
+
+def random_rounding(probe: Any, model: Any, dtype: str) -> float:
+    """The largest move of a recorded logit when every output of the model is rounded at random."""
+    import torch
+
+    from apr.loading.probe import run_tokens
+    from apr.loading.rounding import rounding_noise
+
+    return rounding_noise(model, lambda: run_tokens(model, probe.tokens), torch.tensor(probe.top_ids), dtype).logit
 
 
 def drifted(model: Any, changes: dict[str, Any]) -> Any:
@@ -119,8 +131,9 @@ def main() -> int:
     is_right = True
     for name, tolerance in TOLERANCES.items():
         dtype: torch.dtype = getattr(torch, name)
-        loss_noise = logit_noise = 0.0
-        scale = share = 0.0
+        loss_noise = scale = usual_share = share_of_rounding = 0.0
+        refused = replays = 0
+        by_place: dict[str, float] = {}
         caught: dict[str, list[bool]] = {}
         sizes: dict[str, tuple[float, float]] = {}
         for model_type in arguments.types:
@@ -129,12 +142,17 @@ def main() -> int:
             torch.set_num_threads(1)
             probe = record_probe(model)
             scale = max(scale, max(max(row) for row in probe.top_logits))
-            allowed = replay_probe(model, probe).allowed_logit_difference
-            for _, same in places(model):
-                for _, loss, logits in layouts(probe, same):
-                    loss_noise = max(loss_noise, loss / max(abs(probe.loss), 1.0))
-                    logit_noise = max(logit_noise, logits)
-                    share = max(share, logits / allowed, loss / max(abs(probe.loss), 1.0) / tolerance.loss_relative)
+            usual = replay_probe(model, probe).allowed_logit_difference
+            rounding = random_rounding(probe, model, name)
+            for place, same in places(model):
+                for replay in layouts(probe, same):
+                    logits = replay.largest_logit_difference
+                    by_place[place] = max(by_place.get(place, 0.0), logits)
+                    loss_noise = max(loss_noise, replay.loss_difference / max(abs(probe.loss), 1.0))
+                    usual_share = max(usual_share, logits / usual)
+                    share_of_rounding = max(share_of_rounding, logits / rounding)
+                    refused += not replay.agrees
+                    replays += 1
             model.set_attn_implementation("eager")
             for drift, changes in DRIFTS.items():
                 replay = replay_probe(drifted(model, changes), probe)
@@ -143,11 +161,13 @@ def main() -> int:
                 before = sizes.get(drift, (float("inf"), float("inf")))
                 sizes[drift] = (min(before[0], relative), min(before[1], replay.largest_logit_difference))
         print(
-            f"{name}: noise {loss_noise:.2e} of the loss, {logit_noise:.2e} of a logit (logits up to {scale:.1f}); "
-            f"allowed: {tolerance.loss_relative:g} of the loss, {tolerance.logit_relative:g} of the largest logit or "
-            f"{tolerance.logit_absolute:g}; the noise is at most {share:.0%} of that"
+            f"{name}: noise {loss_noise:.2e} of the loss, {max(by_place.values()):.2e} of a logit (up to {scale:.1f}): "
+            f"{usual_share:.0%} of the usual tolerance ({tolerance.logit_relative:g} of the largest logit or "
+            f"{tolerance.logit_absolute:g}), {share_of_rounding:.0%} of what random rounding does; "
+            f"{refused} of {replays} replays refused"
         )
-        is_right &= share <= 1
+        print("  largest noise of a logit: " + ", ".join(f"{place} {noise:.1e}" for place, noise in by_place.items()))
+        is_right &= refused == 0
         for drift, answers in caught.items():
             loss, logits = sizes[drift]
             verdict = f"{sum(answers)} of {len(answers)} caught"

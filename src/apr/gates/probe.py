@@ -19,12 +19,14 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     if replay is None:
         yield Finding(ID, Status.UNCHECKED, facts.probe_note or "no model was loaded")
         return
-    recorded, tolerance = replay.recorded, replay.tolerance
+    recorded = replay.recorded
     measured = (
         f"loss {replay.loss:.6f}, off by {replay.loss_difference:.2e}; "
         f"top logits off by up to {replay.largest_logit_difference:.2e}"
     )
-    allowed = f"{tolerance.loss_relative:g} of the loss, {replay.allowed_logit_difference:.2g} of a logit"
+    allowed = f"{replay.allowed_loss_difference:.2g} of the loss, {replay.allowed_logit_difference:.2g} of a logit"
+    if replay.noise is not None:
+        allowed += f"; rounding alone moves this model by {replay.noise.loss:.2g} and {replay.noise.logit:.2g}"
     if replay.agrees:
         yield Finding(ID, Status.PASS, f"the probe is reproduced: {measured} (allowed: {allowed})")
     else:
