@@ -7,6 +7,7 @@ import struct
 from apr.errors import DamagedFileError
 from apr.formats.damage import damaged
 from apr.formats.gguf.layout import LONGEST_HEADER_BYTES, U32, U64
+from apr.formats.gguf.walked import known_size, remember
 from apr.storage.reading import SourceFile
 
 FIRST_WINDOW_BYTES, WINDOW_BYTES = 16 << 10, 256 << 10
@@ -72,6 +73,15 @@ class Cursor:
 
     def skip_texts(self, count: int, what: str) -> None:
         """Step over `count` strings, whose lengths are all that is looked at."""
+        start = self.position
+        known_bytes = known_size(self.file, start, count, self._end)
+        if known_bytes is not None:
+            self.position += known_bytes
+            return
+        self._walk_texts(count, what)
+        remember(self.file, start, count, self.position - start)
+
+    def _walk_texts(self, count: int, what: str) -> None:
         unpack, width, left = U64.unpack_from, U64.size, count
         while left:
             self._check(width, what)
