@@ -10,11 +10,12 @@ from apr.convert.publishing import check_output, check_writable
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
-from apr.gates.finding import Finding
+from apr.gates.finding import Finding, Status
 from apr.stamping.changes import StampChanges, checked_changes, with_identity
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import history_entry
 from apr.stamping.in_place import apply_in_place
+from apr.stamping.preflighted import check_stays_accepted
 from apr.stamping.recipe import Destination, recipe_for
 from apr.stamping.result import (
     StampResult,
@@ -175,8 +176,15 @@ def _plan(order: _Order, editor: Editor, checkpoint: Checkpoint, tokenizer_files
         from apr.stamping.tokenizer import check_tokenizer
 
         findings += check_tokenizer(checkpoint, tokenizer_files, truth.verdict)
-    overrides = {TRUTH_ID: order.force_reason} if truth.is_forced and order.force_reason else {}
-    return edit, findings, history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
+    if truth.is_forced and order.force_reason:
+        overrides = {TRUTH_ID: order.force_reason}
+        return edit, findings, history_entry("stamp", edit.changes, reason=order.reason, overrides=overrides)
+    entry = history_entry("stamp", edit.changes, reason=order.reason)
+    brought_in = check_stays_accepted(edit, entry, order.force_reason)
+    if brought_in and order.force_reason:
+        findings += tuple(each._replace(status=Status.UNCHECKED) for each in brought_in)
+        entry = {**entry, "overrides": {finding.id: order.force_reason for finding in brought_in}}
+    return edit, findings, entry
 
 
 def _plan_undo(order: _Order, editor: Editor, checkpoint: Checkpoint) -> Plan:

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apr.formats.base import Checkpoint, Format
+from apr.errors import RefusedError
+from apr.formats.base import Checkpoint, Format, Stamp, StampKey
 from apr.gates.finding import Finding, Status
 from apr.stamping.edit import Edit
 from apr.stamping.history import Change
 from apr.stamping.in_place import BYTES_ID
+from apr.stamping.preflighted import facts_for_gates
 from apr.stamping.signatures import BrokenSignature
+from apr.stamping.truth import TRUTH_ID
 
+MOST_SHOWN_CHARACTERS = 300
 HISTORY_ID = "INV-STAMP-HISTORY-001"
 BY_COPY_NOTE = "this file system cannot make room inside a file: a changed copy took its place"
 
@@ -49,12 +53,27 @@ class Written(NamedTuple):
 
 
 def check_written(edit: Edit, written: Checkpoint) -> Written:
-    """Hold the stamps of the reopened checkpoint against the planned ones."""
-    wanted = {stamp.key: stamp.value for stamp in edit.after.stamps}
-    found = {stamp.key: stamp.value for stamp in written.stamps}
-    if wanted != found:
-        raise AssertionError(f"written stamps {found} are not the planned ones {wanted}")
+    """Hold what the reopened checkpoint says of itself against the facts that the gates have accepted."""
+    for what, wanted, found in (
+        ("stamps", _values(edit.after.stamps), _values(written.stamps)),
+        ("config", edit.after.config, written.config),
+        ("dimensions", edit.after.typed, written.typed),
+        ("records", facts_for_gates(edit.after.recorded), facts_for_gates(written.recorded)),
+    ):
+        if wanted != found:
+            raise RefusedError(
+                f"the {what} in the stamped file are not the planned ones; the stamp was taken back",
+                where=str(edit.before.path),
+                expected=str(wanted)[:MOST_SHOWN_CHARACTERS],
+                found=str(found)[:MOST_SHOWN_CHARACTERS],
+                remedy="run again; the file is as it was",
+                invariant=TRUTH_ID,
+            )
     return Written(written.size_bytes, flags_of(written))
+
+
+def _values(stamps: tuple[Stamp, ...]) -> dict[StampKey, str]:
+    return {stamp.key: stamp.value for stamp in stamps}
 
 
 def proven(result: StampResult, written: Written, how_untouched: str) -> StampResult:
