@@ -12,6 +12,7 @@ from apr.identity.evidence import model_tensors
 from apr.identity.gguf_atlas import hugging_face_names
 from apr.identity.types import Naming
 from apr.identity.wrappers import repair_of
+from apr.loading.ledger import Rule
 from apr.loading.scales import unscaled_by_choice
 
 ID = "INV-INIT-COVERAGE-001"
@@ -56,6 +57,9 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             yield Finding(ID, Status.UNCHECKED, NOT_LOADED)
         ruled = len(ledger.ruled)
         covered = f"; {ruled} covered by a named rule" if ruled else ""
+        left_out = {each.name: each.reason for each in ledger.ruled if each.rule is Rule.LEFT_OUT}
+        if left_out:
+            covered += f"; left out of the model: {folded(tuple(left_out))}, {next(iter(left_out.values()))}"
         norms = sum(each.stored_name.endswith((".gamma", ".beta")) for each in facts.plan.assignments)
         if norms:
             covered += f"; {norms} `LayerNorm.gamma` and `beta` are today's `weight` and `bias`"

@@ -25,6 +25,7 @@ from apr.gates.runner import check_overrides, run_stage
 from apr.identity.config import resolve_config
 from apr.identity.evidence import model_tensors
 from apr.identity.gguf_atlas import atlas_of
+from apr.identity.left_out import left_out
 from apr.identity.renaming import prefix_to_add
 from apr.identity.types import Architecture, Kind, Naming, Verdict
 from apr.identity.verdict import give_verdict
@@ -135,8 +136,9 @@ def _facts(path: Path, options: RoadOptions) -> InitFacts:
 
 
 def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> InitFacts:
-    # What the user declared tensor by tensor, and scales of 8-bit weights, say nothing about the architecture.
-    unscaled = _without(without_scales(checkpoint), options.allowed_tensors)
+    # What the user or the class declares tensor by tensor, and scales of 8-bit weights, say nothing of the identity.
+    unused = left_out(checkpoint)
+    unscaled = _without(without_scales(checkpoint), {**options.allowed_tensors, **unused})
     verdict = give_verdict(unscaled)
     facts = facts._replace(verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
     if verdict.claim.unknown and options.may_use_zoo:
@@ -160,7 +162,9 @@ def _identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) ->
     prefix = ""
     if architecture.naming is Naming.HUGGING_FACE:
         prefix = prefix_to_add(atlas_of(architecture).entry(architecture), model_tensors(unscaled))
-    plan = make_plan(checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, prefix=prefix)
+    plan = make_plan(
+        checkpoint, target, dtype=options.dtype, allowed=options.allowed_tensors, left_out=unused, prefix=prefix
+    )
     return facts._replace(config=config, plan=plan)
 
 

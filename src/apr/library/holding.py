@@ -14,6 +14,7 @@ from apr.gates.facts import Gate, Stage
 from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
 from apr.gates.runner import check_overrides, run_stage
 from apr.gates.table import GATES
+from apr.identity.left_out import left_out
 from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig, VerdictKind
 from apr.library.casts import is_declared_cast
 from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
@@ -173,7 +174,8 @@ def _plan(
     for saved_buffer in optional:
         expected.setdefault(saved_buffer.name, saved_buffer)
     target = Target(_architecture(resident), ResolvedConfig(_architecture(resident), {}, {}, ()), expected, "the model")
-    plan = make_plan(checkpoint, target, allowed=terms.allowed_tensors)
+    unused = left_out(checkpoint) if resident.is_zoo_model else NO_REASONS
+    plan = make_plan(checkpoint, target, allowed=terms.allowed_tensors, left_out=unused)
     assignments = tuple(
         _to_resident_dtype(each, tensors[each.model_name], terms.meta_dtype) for each in plan.assignments
     )

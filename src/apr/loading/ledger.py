@@ -19,11 +19,13 @@ class Rule(StrEnum):
     SAVED_BUFFER = "a buffer that older versions saved; the model recomputes it"
     SCALE = "the scale of an 8-bit weight, which it is multiplied with on the way into the model"
     CONTAINER_INTERNAL = "belongs to the container (training state, embedded files), not to the model"
+    LEFT_OUT = "left out by the class's own declaration"
     ALLOWED_BY_USER = "allowed by the user"
 
 
 class Ruling(NamedTuple):
-    """One tensor covered by a named rule. partner: the tensor it is tied to; reason: the user's words."""
+    """One tensor covered by a named rule. partner: the tensor it is tied to; reason: the user's words, or what the
+    class declares."""
 
     name: str
     rule: Rule

@@ -41,14 +41,16 @@ def make_plan(
     *,
     dtype: DType | None = None,
     allowed: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
     prefix: str = "",
 ) -> LoadPlan:
     """The plan that loads `checkpoint` into `target`; nothing is read, nothing is refused here.
 
-    allowed: tensor name to the user's reason; covers that one tensor on either side. prefix: what the target puts
+    allowed: tensor name to the user's reason; covers that one tensor on either side. left_out: name to the reason why
+    the class does not want that tensor of the file (`apr.identity.left_out`). prefix: what the target puts
     before every name of a file that is named as its base model is (`apr.identity.renaming`).
     """
-    allowed = allowed or {}
+    allowed, left_out = allowed or {}, left_out or {}
     resident = resident_dtype(checkpoint, dtype)
     named = {
         name: name if name.startswith(INTERNAL_PREFIXES) else prefix + current_name(name, checkpoint.tensors)
@@ -102,6 +104,8 @@ def make_plan(
             rulings.append(Ruling(name, Rule.CONTAINER_INTERNAL))
         elif name in allowed:
             rulings.append(Ruling(name, Rule.ALLOWED_BY_USER, reason=allowed[name]))
+        elif name in left_out:
+            rulings.append(Ruling(name, Rule.LEFT_OUT, reason=left_out[name]))
         else:
             unused.append(name)
 
@@ -112,7 +116,9 @@ def make_plan(
         ruled=tuple(rulings),
         shape_conflicts=tuple(conflicts),
         raw_codes=tuple(
-            name for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint)) if name not in allowed
+            name
+            for name in (*lacking_scales(checkpoint), *packed_weights(checkpoint))
+            if name not in allowed and name not in left_out
         ),
     )
     return LoadPlan(target=target, dtype=resident, assignments=tuple(assignments), ledger=ledger, added_prefix=prefix)
