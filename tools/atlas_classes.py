@@ -66,6 +66,7 @@ TEXT_VALUES = {
     "feed_forward_proj": ("relu", "gelu", "silu", "gated-gelu", "gated-silu", "gated-relu"),
     "classifier_pooling": ("cls", "mean", "late"),
     "attention_type": ("original_full", "block_sparse"),
+    "position_embedding_type": ("absolute", "rotary", "relative_key", "relative_key_query"),
 }
 """Words that people give to text fields which may change the tensors."""
 

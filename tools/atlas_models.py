@@ -13,9 +13,9 @@ from atlas_classes import DEPENDENT, MORE_FIELDS, UNEXPLORED
 
 IRRELEVANT_FIELD = re.compile(
     r"drop|^use_cache$|initializer|token_id$|_token_index$|^is_encoder_decoder$|^scale_embedding$|^id2label$|"
-    r"^label2id$|^rope_parameters$|^rope_scaling$|^rope_theta$|^output_|^return_|^use_return_dict$|^summary_|"
+    r"^label2id$|^rope_parameters$|^rope_scaling$|^rope_theta$|^output_(attentions|hidden_states|router_logits)$|^return_|^use_return_dict$|^summary_(type|activation)$|"
     r"^forced_|^begin_suppress|^suppress_tokens$|^median_filter|^mask_|^apply_spec_augment$|^pretraining_tp$|"
-    r"^quantization_config$|^auto_map$|^time_step_init_scheme$|_dtype$|_kernel$|^init_std$|^init_device$|^problem_type$"
+    r"^quantization_config$|^auto_map$|^time_step_init_scheme$|_dtype$|(chunkwise|sequence|step)_kernel$|^init_std$|^init_device$|^problem_type$"
 )
 ACTIVATION_FIELD = re.compile(r"(^|_)(act|activation|afn|activation_function|hidden_act)(_|$)|act_fn")
 LAYERS_FIELD = re.compile(
@@ -33,6 +33,8 @@ DEPTH_FIELD = re.compile(r"layer_types|interval|period|pattern|freq|every")
 """Fields that put a kind of layer so deep that a shallow model has none of it."""
 PLACE_FIELD = re.compile(r"layer|step|interval|freq|period|offset|replace|every|dense|sparse|start|first|stride|skip")
 """Names of the fields that say on which layers something stands."""
+EVERY_FIELD, FROM_FIELD = re.compile(r"step|interval|freq|period|every"), re.compile(r"start|first|offset|dense")
+"""Of these, one that at 1 means each layer, and one that at 0 means from the first layer on."""
 
 UNLISTED_FIELDS: dict[str, type] = {
     "head_dim": int,
@@ -97,6 +99,9 @@ class ZooClass:
         kind = re.sub(r"(list|dict|tuple|Sequence)\[[^\]]*\]", "", str(self.fields[name].type))
         return bool(re.search(r"\bint\b", kind)) and (default is None or default == "auto")
 
+    def allows_list_of_integers(self, name: str) -> bool:
+        return name not in self.unlisted and name not in self.more and "list[int]" in str(self.fields[name].type)
+
     def allows_boolean(self, name: str) -> bool:
         if name in self.unlisted:
             return UNLISTED_FIELDS[name] is bool
@@ -136,6 +141,8 @@ def saved_tensors(model_class: type, config: Any) -> tuple[dict[str, tuple[int, 
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.initialization import no_init_weights
 
+    from apr.identity.renaming import current_name
+
     # A model that cannot generate makes no generation config, which would cost a tenth of the time. (Not a subclass:
     # the zoo finds the conversions between memory and disk by the class itself.)
     cannot_generate = mock.patch.object(model_class, "can_generate", classmethod(lambda _: False))
@@ -155,7 +162,8 @@ def saved_tensors(model_class: type, config: Any) -> tuple[dict[str, tuple[int, 
         for alias_name, original_name in zip(alias, original, strict=True):
             on_disk[alias_name] = original_name
             shapes[alias_name] = tuple(alias[alias_name].shape)
-    return shapes, on_disk
+    # Where the zoo saves a norm by its old name (ESM), the file is read by today's.
+    return {current_name(name, shapes): shape for name, shape in shapes.items()}, on_disk
 
 
 def _ties(model: Any, state: Mapping[str, Any]) -> dict[str, str]:
@@ -232,7 +240,7 @@ class Sampler:
     def _other(self, name: str, default: Any, used: set[int]) -> int:
         draw = self.random
         if "intermediate" in name or "ffn" in name or name in ("n_inner", "d_ff", "feed_forward_size"):
-            choices = [4 * each for each in (11, 13, 17, 19, 23, 29, 31)]
+            choices = [4 * each for each in (11, 13, 17, 19, 23, 29, 31)] + [0, 0] * (default == 0)
         elif "head_dim" in name or name.endswith("_dim") or "rank" in name:
             choices = [8, 10, 14, 16, 18, 20, 22, 26, 28, 32]
         elif "position" in name or "ctx" in name or "seq_len" in name:

@@ -12,6 +12,8 @@ from atlas_classes import TEXT_VALUES
 from atlas_models import (
     ACTIVATION_FIELD,
     DEPTH_FIELD,
+    EVERY_FIELD,
+    FROM_FIELD,
     HEADS_FIELD,
     HIDDEN_FIELD,
     IRRELEVANT_FIELD,
@@ -51,6 +53,7 @@ class Relevance:
     derived: dict[str, str] = field(default_factory=dict)
     matters_with: dict[str, dict[str, Any]] = field(default_factory=dict)
     harmless_toggles: list[str] = field(default_factory=list)
+    harmless_lists: list[str] = field(default_factory=list)
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
@@ -102,6 +105,7 @@ class Observer:
             return None
         base = zoo.observe(base_values)
         assert base is not None
+        base_values, base = self._with_both_kinds_of_layers(base_values, base, relevance)
         for name in [each for each in self.integers if each not in relevance.integers]:
             self._study_integer(name, base_values, base, relevance)
         numbers = {
@@ -114,6 +118,8 @@ class Observer:
         for name in zoo.fields:
             if name in self.integers or name in zoo.pinned or IRRELEVANT_FIELD.search(name) or name in hidden:
                 continue
+            if name in relevance.lists or name in relevance.fixed or name in relevance.harmless_lists:
+                continue
             if name in numbers and together is not None and together.shapes == base.shapes:
                 continue
             self._study_other(name, base_values, base, relevance)
@@ -121,6 +127,26 @@ class Observer:
         for name in list(relevance.integers):
             self._study_unset(name, base_values, relevance)
         return relevance
+
+    def _with_both_kinds_of_layers(
+        self, base_values: dict[str, Any], base: Observed, relevance: Relevance
+    ) -> tuple[dict[str, Any], Observed]:
+        """Lists of layer numbers that are empty by default, and a base in which they are not: else the fields of the
+        layers they name would look as if they did nothing."""
+        everywhere = {name: 1 for name in self.integers if EVERY_FIELD.search(name)}
+        everywhere |= {name: 0 for name in self.integers if FROM_FIELD.search(name) and name not in everywhere}
+        dense_values = {**base_values, **everywhere}
+        dense = self.zoo.observe(dense_values)
+        for name in self.zoo.fields:
+            if self.zoo.allows_list_of_integers(name) and not base.attributes.get(name):
+                self._study_numbers(name, [], base_values, base, relevance)
+                if dense is not None and name not in {*relevance.lists, *relevance.fixed}:
+                    self._study_numbers(name, [], dense_values, dense, relevance)
+                if name not in {*relevance.lists, *relevance.fixed}:
+                    relevance.harmless_lists.append(name)
+        filled = {**base_values, **{name: [1] for name in relevance.lists}}
+        seen = self.zoo.observe(filled)
+        return (base_values, base) if seen is None else (filled, seen)
 
     def _study_flipped(self, base_values: dict[str, Any], relevance: Relevance) -> None:
         """Integers that matter only when a switch is not as usual: looked for in each setting, all at once first."""
@@ -187,7 +213,10 @@ class Observer:
             harmless_values += 1
             if harmless_values == 2:
                 break
-        (relevance.harmless_integers if harmless_values else relevance.fixed).append(name)
+        if harmless_values:
+            relevance.harmless_integers.append(name)
+        elif name not in self.zoo.unlisted:
+            relevance.fixed.append(name)
 
     def _study_unset(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> None:
         """A nullable integer that the config class leaves unset: the model derives it, or it is a toggle."""
@@ -235,14 +264,14 @@ class Observer:
             if name == "is_decoder" and getattr(self.zoo.config_class, "is_encoder_decoder", False) is True:
                 relevance.fixed.append(name)
                 return
-            flipped = not (default if isinstance(default, bool) else resolved)
-            seen = self.zoo.observe({**base_values, name: flipped})
+            usual = bool(default if isinstance(default, bool) else resolved)
+            seen = self.zoo.observe({**base_values, name: not usual})
             if seen is None:
                 relevance.fixed.append(name)
             elif seen.shapes != base.shapes:
-                relevance.toggles[name] = (bool(default), bool(flipped))
+                relevance.toggles[name] = (usual, not usual)
             elif seen.ties != base.ties:
-                relevance.tie_toggles[name] = (bool(default), bool(flipped))
+                relevance.tie_toggles[name] = (usual, not usual)
             else:
                 relevance.harmless_toggles.append(name)
         elif isinstance(default, float):
@@ -261,6 +290,11 @@ class Observer:
     ) -> None:
         if not items or all(isinstance(item, int) for item in items):
             self._study_numbers(name, items, base_values, base, relevance)
+            return
+        if all(isinstance(item, float) for item in items):
+            seen = self.zoo.observe({**base_values, name: [item / 2 or 0.5 for item in items]})
+            if seen is None or seen.shapes != base.shapes:
+                relevance.fixed.append(name)
             return
         if not all(isinstance(item, str) for item in items):
             relevance.fixed.append(name)
@@ -292,7 +326,8 @@ class Observer:
         seen = [self.zoo.observe({**base_values, name: numbers}) for numbers in ([0], [1], [0, 1])]
         if all(each is not None and each.shapes == base.shapes for each in seen):
             return
-        if not items and all(each is not None for each in seen):
+        empty = self.zoo.observe({**base_values, name: []})
+        if not items and None not in seen and empty is not None and empty.shapes == base.shapes:
             relevance.lists[name] = ()
         else:
             same = self.zoo.observe({**base_values, name: [1 - bool(item) for item in items]})
@@ -384,6 +419,9 @@ class Observer:
             for name in relevance.harmless_toggles:
                 if self.random.random() < 0.2:
                     values[name] = not self.zoo.default_of(name)
+            for name in relevance.harmless_lists:
+                if self.random.random() < 0.3:
+                    values[name] = [layer for layer in range(layer_choices[0]) if self.random.random() < 0.5]
         return values
 
     def _fill_lists(self, values: dict[str, Any], relevance: Relevance) -> None:

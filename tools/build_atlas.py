@@ -29,6 +29,7 @@ from atlas_templates import TemplateFitter, UnfittedError
 
 VERIFICATIONS = 24
 REPAIRS = 4
+FALLBACK_STATES = 12
 MOST_SECONDS = 15
 OUT_OF_TIME = f"not understood within {MOST_SECONDS} s of computing"
 MOST_MEMORY_BYTES = 8 << 30
@@ -59,7 +60,9 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     try:
         rows, note = _fit(observer, relevance, sightings)
     except OutOfTime:
-        rows, note = _fallback_rows(observer.sightings_in({}, relevance, (2, 3), 3)), OUT_OF_TIME
+        states = [{}, *(observer.random_state(relevance) for _ in range(FALLBACK_STATES))]
+        rows = _fallback_rows([each for state in states for each in observer.sightings_in(state, relevance, (2, 3), 1)])
+        note = OUT_OF_TIME
     entry: dict[str, Any] = {
         "class": class_name,
         "model_type": model_type,
@@ -68,7 +71,11 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "note": note,
         "base_prefix": _base_prefix(model_class),
         "rope": _rope(zoo),
-        "defaults": {**_defaults(zoo), **{name: [] for name, kinds in relevance.lists.items() if not kinds}},
+        "defaults": {
+            **_defaults(zoo),
+            **{name: [] for name, kinds in relevance.lists.items() if not kinds},
+            **{name: usual for name, (usual, _) in _switches(relevance).items() if name in zoo.unlisted},
+        },
         "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
         "derived": _derived(zoo, observer, relevance),
         "fixed": sorted(relevance.fixed),
@@ -94,6 +101,12 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     return entry
 
 
+def _switches(relevance: Relevance) -> dict[str, tuple[Any, Any]]:
+    """Both settings of every boolean that matters; a class may turn on what it does not list (tied embeddings)."""
+    switches = {**relevance.toggles, **relevance.tie_toggles}
+    return {name: settings for name, settings in switches.items() if isinstance(settings[0], bool)}
+
+
 def _fit(observer: Observer, relevance: Relevance, sightings: list[Sighting]) -> tuple[list[Any], str | None]:
     """Rows that explain every sighting, which are left in `sightings`, else names alone and what could not be told."""
     note = None
@@ -108,10 +121,11 @@ def _fit(observer: Observer, relevance: Relevance, sightings: list[Sighting]) ->
 
 def _fallback_rows(sightings: list[Sighting]) -> list[Any]:
     """Names alone: enough to recognise a class, never to load it."""
-    counts: dict[str, int] = {}
+    seen = {digit_pattern(name) for sighting in sightings for name in sighting.observed.shapes}
+    counts = dict.fromkeys(seen, 0)
     for sighting in sightings:
-        for name in {digit_pattern(name) for name in sighting.observed.shapes}:
-            counts[name] = counts.get(name, 0) + 1
+        for name in {digit_pattern(name) for name in sighting.observed.shapes.keys() - sighting.observed.ties.keys()}:
+            counts[name] += 1
     return [_loose_row(name, is_required=count == len(sightings)) for name, count in sorted(counts.items())]
 
 

@@ -1,4 +1,4 @@
-"""Every exact entry of the atlas against the real class, on configs that its generator has not seen."""
+"""The atlas against the real classes, on configs that its generator has not seen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from apr.identity.atlas import load_atlas, symbolic_tensors
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
+ATLAS = load_atlas()
+KNOWN = [
+    at for at, each in enumerate(ATLAS.architectures) if f"{each.model_type}/{each.class_name}" not in ATLAS.absent
+]
 EXACT = [at for at in range(len(load_atlas().architectures)) if load_atlas().entry_at(at).is_exact]
 
 
@@ -47,6 +51,18 @@ def test_an_exact_entry_predicts_what_the_class_saves(at: int) -> None:
         assert {name: each.shape for name, each in wanted.items()} == dict(sighting.observed.shapes)
         ties = {name: each.tied_to for name, each in wanted.items() if each.tied_to is not None}
         assert ties == dict(sighting.observed.ties)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", KNOWN, ids=lambda at: "-".join(map(str, _key(at))))
+def test_no_class_is_contradicted_by_a_checkpoint_of_its_own(at: int) -> None:
+    """Whatever its config says, the answer is the claimed class or that nobody can tell; `tools/check_atlas.py` is the
+    same with every field of every class."""
+    from check_atlas import answers
+
+    logging.disable(logging.CRITICAL)
+    wrong = [each for each in answers(at, most=6) if each.kind in ("contradiction", "unknown")]
+    assert not wrong
 
 
 def _key(at: int) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -168,7 +168,9 @@ def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(entry.defaults)
     for key, value in _flattened(config):
-        fields[own_name(entry, key)] = value
+        own = own_name(entry, key)
+        # Where a list of layers is empty by default, null is how some configs write the empty list.
+        fields[own] = [] if value is None and entry.defaults.get(own) == [] else value
     for field in entry.texts:
         fields[field] = common_word(entry, field, fields.get(field))
     fields[LABELS] = _label_count(entry, fields)
@@ -203,7 +205,13 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 def expand(template: Template, fields: Mapping[str, Any], most_tensors: int) -> Iterator[ExpectedTensor]:
     """The tensors of a template whose condition holds, at most `most_tensors`; UnevaluableError beyond that."""
     extents = [evaluate(extent, fields) for _, extent in template.loops]
-    if math.prod(max(extent, 0) for extent in extents) > most_tensors:
+    names = [name for name, _ in template.loops]
+    ranges: list[Sequence[int]] = [range(extent) for extent in extents]
+    counts = [max(extent, 0) for extent in extents]
+    if template.where and counts[0] <= most_tensors:
+        ranges[0] = [layer for layer in ranges[0] if place_holds(template.where, {**fields, names[0]: layer})]
+        counts[0] = len(ranges[0])
+    if math.prod(counts) > most_tensors:
         raise UnevaluableError(
             "the config asks for more tensors than the file can explain",
             where=f"config fields of {template.pattern}: " + ", ".join(extent for _, extent in template.loops),
@@ -212,16 +220,12 @@ def expand(template: Template, fields: Mapping[str, Any], most_tensors: int) -> 
             invariant="FALSIFY-APR-PRETRAIN-INIT-005",
             remedy="correct the config, or fetch an intact copy of the checkpoint",
         )
-    names = [name for name, _ in template.loops]
-    varies = bool(template.where) or any(name in dim for dim in template.dims for name in names)
+    varies = any(name in dim for dim in template.dims for name in names)
     shape = None if varies else _shape(template, fields)
-    for numbers in product(*(range(extent) for extent in extents)):
+    for numbers in product(*ranges):
         placed = dict(zip(names, numbers, strict=True))
         if varies:
-            scope = {**fields, **placed}
-            if not place_holds(template.where, scope):
-                continue
-            shape = _shape(template, scope)
+            shape = _shape(template, {**fields, **placed})
         tied_to = template.tied_to.format(**placed) if template.tied_to is not None else None
         yield ExpectedTensor(template.pattern.format(**placed), shape or (), tied_to, template.is_optional)
 

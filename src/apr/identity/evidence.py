@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apr.formats.base import Checkpoint
+from apr.formats.base import Checkpoint, TensorEntry
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
 from apr.identity.entries import common_word, literal_holds
 from apr.identity.gguf_atlas import has_gguf_names
+from apr.identity.latest import Latest
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
@@ -28,6 +29,10 @@ TIE_FLAG = "tie_word_embeddings"
 """Whether the head is tied is seen in the file itself, whatever a class does by default."""
 
 _CLOSEST_TRIED = 3
+
+_grouped: Latest[Mapping[str, TensorEntry], FileNames] = Latest()
+_explaining: Latest[FileNames, tuple[list[Account], list[tuple[int, int]]]] = Latest()
+"""Of the tensors last asked for: a walk through the gates asks several times, a stamp before and after."""
 
 
 def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evidence:
@@ -45,8 +50,8 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     names = model_tensors(checkpoint)
     atlas = load_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
-    fitting, near = explaining_entries(atlas, names)
-    fitting += _as_base_model(atlas, names, fitting, claim, checkpoint.config or {})
+    explaining, near = _explaining.get(names, lambda: explaining_entries(atlas, names))
+    fitting = [*explaining, *_as_base_model(atlas, names, explaining, claim, checkpoint.config or {})]
     fitting = _as_built(fitting, named, checkpoint.config or {})
     fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
     runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
@@ -60,7 +65,10 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
 def model_tensors(checkpoint: Checkpoint) -> FileNames:
     """Names and shapes of the tensors that belong to the model, old norms by today's names; zero-byte placeholders
     apart."""
-    stored = checkpoint.tensors
+    return _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+
+
+def _grouped_names(stored: Mapping[str, TensorEntry]) -> FileNames:
     kept = {
         current_name(name, stored): entry for name, entry in stored.items() if not name.startswith(INTERNAL_PREFIXES)
     }

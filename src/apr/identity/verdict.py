@@ -24,9 +24,9 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
     """What `checkpoint` claims to be against what its tensors show, from headers alone.
 
     MATCH: only the claimed model type explains all tensors. AMBIGUOUS: others explain them as well, or the atlas does
-    not hold the claimed class exactly and nothing else fits. CONTRADICTION: the claim does not explain them. UNKNOWN:
-    no claim, a claim that contradicts itself, or one that is not in the atlas; the evidence then still says what the
-    tensors suggest.
+    not say exactly what the claimed class holds under its config. CONTRADICTION: the claim does not explain them.
+    UNKNOWN: no claim, a claim that contradicts itself, or one that is not in the atlas; the evidence then still says
+    what the tensors suggest.
     """
     claim = read_claim(checkpoint)
     evidence = gather_evidence(checkpoint, claim)
@@ -39,7 +39,7 @@ def give_verdict(checkpoint: Checkpoint) -> Verdict:
         evidence = evidence._replace(candidates=(own, *evidence.candidates))
         fitting = [own]
     if not fitting:
-        if not evidence.candidates and not _can_tell(checkpoint, claim.architecture):
+        if _may_still_be(checkpoint, claim.architecture, evidence):
             return Verdict(VerdictKind.AMBIGUOUS, claim, evidence, _undecided(claim, evidence))
         return Verdict(VerdictKind.CONTRADICTION, claim, evidence, _contradiction(claim, evidence))
     if claim.architecture not in [candidate.architecture for candidate in fitting]:
@@ -113,19 +113,34 @@ def _is_as_its_config_says(checkpoint: Checkpoint, architecture: Architecture) -
     )
 
 
-def _can_tell(checkpoint: Checkpoint, architecture: Architecture) -> bool:
-    """Whether the atlas knows exactly which tensors the claimed class has under the recorded config."""
+def _may_still_be(checkpoint: Checkpoint, architecture: Architecture, evidence: Evidence) -> bool:
+    """Whether the claim, which does not explain the tensors as far as the atlas knows it, can be right for all that.
+
+    The atlas does not know every class exactly, nor what every config value does to a class. Where it does not, the
+    claim stands if nothing else explains the tensors. Beside another explanation it stands only for a class whose
+    names are known and that has all names of the file: its config may take the others away.
+    """
     entry = atlas_of(architecture).entry(architecture)
     try:
-        return entry.is_exact and not uses_unexpressed_value(entry, checkpoint.config or {})
+        is_known = entry.is_exact and not uses_unexpressed_value(entry, checkpoint.config or {})
     except AprError:
-        return entry.is_exact
+        is_known = entry.is_exact
+    if is_known or not evidence.candidates:
+        return not is_known
+    claimed = evidence.runner_up
+    return entry.is_exact and claimed is not None and claimed.architecture == architecture and not claimed.unused
 
 
 def _undecided(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+    others = _types(evidence.candidates)
     reason = (
-        f"the atlas does not say exactly what {claim.architecture} holds, and nothing else explains the tensors; "
-        "the class itself has to be built to account for them"
+        f"the atlas does not say exactly what {claim.architecture} holds"
+        + (
+            f" under this config; {others} explains the tensors"
+            if others
+            else ", and nothing else explains the tensors"
+        )
+        + "; the class itself has to be built to account for them"
     )
     return (reason, *evidence.reasons)
 
