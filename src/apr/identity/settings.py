@@ -20,12 +20,15 @@ class SeenTemplate(NamedTuple):
     group: Group | None
 
     @property
-    def fits_rank(self) -> bool:
-        """Whether the tensors have as many dimensions as the template wants (those with differing shapes: not told)."""
+    def is_wrong(self) -> bool:
+        """Whether its tensors are wanted and absent, or have another number of dimensions than it wants (not told where
+        their shapes differ)."""
         template, group = self.template, self.group
-        if group is None or group.shape is None or template.is_loose or template.is_optional:
-            return True
-        return len(group.shape) == len(template.dims)
+        if group is None:
+            return not may_be_absent(template)
+        if group.shape is None or template.is_loose or template.is_optional:
+            return False
+        return len(group.shape) != len(template.dims)
 
 
 def choose_settings(
@@ -52,19 +55,26 @@ def _judged(
     choices: Mapping[str, Sequence[Any]], seen: Sequence[SeenTemplate]
 ) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
     """Every setting with (templates left over, stored ties, flags changed from the preferred value)."""
-    stored = {each.template.pattern for each in seen if each.group is not None}
+    # Most templates hold in every setting: they are counted once.
+    always = [each for each in seen if not each.template.when]
+    others = [(each, each.is_wrong) for each in seen if each.template.when]
+    always_wrong = sum(each.is_wrong for each in always)
+    open_patterns = {each.template.pattern for each, _ in others if each.group is not None}
+    open_patterns -= {each.template.pattern for each in always}
+    always_tied = sum(each.group is not None for each in always if each.template.tied_to is not None)
     for count, setting in enumerate(product(*choices.values())):
         if count >= _MOST_SETTINGS:
             return
         fields = dict(zip(choices, setting, strict=True))
-        chosen = [each for each in seen if _holds(each.template, fields)]
-        wanting = sum(each.group is None and not may_be_absent(each.template) for each in chosen)
-        misfits = sum(not each.fits_rank for each in chosen)
-        unused = len(stored - {each.template.pattern for each in chosen})
-        stored_ties = sum(each.group is not None for each in chosen if each.template.tied_to is not None)
+        chosen = [(each, is_wrong) for each, is_wrong in others if _holds(each.template, fields)]
+        wrong = always_wrong + sum(is_wrong for _, is_wrong in chosen)
+        unused = len(open_patterns - {each.template.pattern for each, _ in chosen})
+        stored_ties = always_tied + sum(
+            each.group is not None for each, _ in chosen if each.template.tied_to is not None
+        )
         changes = sum(value != values[0] for value, values in zip(setting, choices.values(), strict=True))
-        yield wanting + misfits + unused, stored_ties, changes, fields
-        if wanting + misfits + unused + stored_ties + changes == 0:
+        yield wrong + unused, stored_ties, changes, fields
+        if wrong + unused + stored_ties + changes == 0:
             return
 
 

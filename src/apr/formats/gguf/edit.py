@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from apr.errors import UsageError
@@ -202,7 +203,8 @@ def _front_count(pairs: Sequence[Pair], pieces: Sequence[_Piece | None]) -> int:
 
 
 def _free_padding_keys(used: set[str]) -> Iterator[str]:
-    yield from (key for key in (PADDING_KEY, *(f"{PADDING_KEY}.{n}" for n in range(1, MOST_KEYS))) if key not in used)
+    keys = chain((PADDING_KEY,), (f"{PADDING_KEY}.{number}" for number in range(1, MOST_KEYS)))
+    return (key for key in keys if key not in used)
 
 
 def _padding(key: str, size_bytes: int) -> bytes:

@@ -6,7 +6,9 @@ Dimensions stand there fastest first (`ne` of ggml); shapes here are row-major, 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from apr.formats.base import IntegrityProblem, TensorEntry
@@ -69,6 +71,12 @@ def read_tensors(cursor: Cursor, count: int, alignment: int) -> Tensors:
     return Tensors(tensors, data_offset_bytes, _problems(file, list(tensors.values()), data_offset_bytes, alignment))
 
 
+@lru_cache
+def _form(rank: int) -> struct.Struct:
+    """Dimensions, type and offset of a tensor, as they stand one after the other."""
+    return struct.Struct(f"<{rank}QIQ")
+
+
 def _info(cursor: Cursor, number: int, alignment: int) -> TensorInfo:
     start = cursor.position
     name = cursor.text(f"the name of tensor {number}", LONGEST_KEY_BYTES)
@@ -79,21 +87,22 @@ def _info(cursor: Cursor, number: int, alignment: int) -> TensorInfo:
     if rank > MOST_DIMENSIONS:
         cursor.position -= U32.size
         raise cursor.complain("too many dimensions", f"at most {MOST_DIMENSIONS}", f"{rank}", place)
-    shape = tuple(cursor.u64(f"the dimensions of {place}") for _ in range(rank))[::-1]
-    if math.prod(max(length, 1) for length in shape) > _MOST_ELEMENTS:
+    form = _form(rank)
+    *lengths, code, offset_bytes = form.unpack(cursor.take(form.size, f"the dimensions, type and offset of {place}"))
+    shape = tuple(lengths[::-1])
+    if math.prod([max(length, 1) for length in shape]) > _MOST_ELEMENTS:
+        cursor.position -= U32.size + U64.size
         expected = "sizes with a product below 2^63"
         raise cursor.complain("the shape is absurd", expected, f"{list(shape)}", place)
-    code = cursor.u32(f"the type of {place}")
     dtype = DTYPE_OF_CODE.get(code)
     if dtype is None:
-        cursor.position -= U32.size
+        cursor.position -= U32.size + U64.size
         expected = f"one of the codes {', '.join(map(str, DTYPE_OF_CODE))}"
         raise cursor.complain("unknown type of tensor", expected, f"{code}", place)
     row, block = (shape[-1] if shape else 1), ENCODINGS[dtype].block_elements
     if row % block:
         expected = f"rows of a multiple of {block} elements for {dtype}"
         raise cursor.complain("the rows of a tensor do not fill its blocks", expected, f"{list(shape)}", place)
-    offset_bytes = cursor.u64(f"the offset of {place}")
     if offset_bytes % alignment:
         cursor.position -= U64.size
         expected = f"an offset that is a multiple of {alignment}"
