@@ -196,7 +196,8 @@ JUDGES = (
 )
 
 
-def build(model_type: str, directory: Path) -> Family:
+def build(model_type: str, directory: Path, dtype: str = "float32") -> Family:
+    """The family's model, saved and its probe recorded in `dtype`; its logits are those of float32 arithmetic."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -214,13 +215,15 @@ def build(model_type: str, directory: Path) -> Family:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
             else:
                 parameter.mul_(4 * torch.exp(0.3 * torch.randn(parameter.shape, generator=generator)))
-    model = model.eval()
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    # As a loader gives it: `.to(dtype)` of a whole model rounds its derived buffers as well.
+    model = type(model).from_pretrained(directory, dtype=torch.float32).eval()
     tokens = torch.tensor(default_probe_tokens(VOCABULARY))
     with torch.inference_mode():
         logits = model(input_ids=tokens, use_cache=False).logits
     assert bool(torch.isfinite(logits).all()), model_type
     names = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(directory)
+    model = type(model).from_pretrained(directory).eval()
     from safetensors import safe_open
 
     with safe_open(directory / "model.safetensors", "pt") as file:
@@ -246,7 +249,7 @@ def behaves_as(weights_of: Family, path: Path) -> tuple[bool, bool]:
 
     try:
         torch.manual_seed(1)
-        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except Exception:  # noqa: BLE001 - any exception is a refusal here
         return False, False
     model = model.eval()
@@ -289,15 +292,15 @@ def ask_ours(path: Path) -> tuple[list[bool], str, list[str]]:
     return answers, "none" if verdict is None else verdict.kind.value, ids
 
 
-def run(families: Sequence[str], scratch: Path, *, is_shown: bool = False) -> Result:
-    """Every pair of `families` before every judge."""
+def run(families: Sequence[str], scratch: Path, dtype: str = "float32", *, is_shown: bool = False) -> Result:
+    """Every pair of `families` before every judge, the checkpoints in `dtype`."""
     from apr.loading.quiet import quiet_zoo
 
     built: list[Family] = []
     with quiet_zoo():
         for model_type in families:
             try:
-                built.append(build(model_type, scratch / model_type))
+                built.append(build(model_type, scratch / model_type, dtype))
             except Exception as error:  # noqa: BLE001 - a family of another transformers version
                 print(f"left out: {model_type}: {type(error).__name__}: {str(error)[:100]}", file=sys.stderr)
         result = Result([each.model_type for each in built], scores={judge: Score() for judge in JUDGES})
@@ -333,6 +336,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), help="model types, all by default")
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the files")
     arguments = parser.parse_args()
     import torch
 
@@ -340,10 +344,12 @@ def main() -> int:
     print_environment("torch", "transformers", "apr")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        result = run(SMALL if arguments.small else arguments.families, Path(scratch), is_shown=True)
+        families = SMALL if arguments.small else arguments.families
+        result = run(families, Path(scratch), arguments.dtype, is_shown=True)
     size = len(result.families)
     off = [pair for pair in result.right_pairs if pair[0] != pair[1]]
-    print(f"{size} x {size} = {size * size} pairs in {time.perf_counter() - start:.0f} s: {', '.join(result.families)}")
+    print(f"{arguments.dtype} files: {', '.join(result.families)}")
+    print(f"{size} x {size} = {size * size} pairs in {time.perf_counter() - start:.0f} s")
     print(f"truth: {len(result.right_pairs)} right ({len(off)} off the diagonal: {off}), the rest wrong")
     print(f"{'judge':<30} {'silent-wrong':>12} {'false refusals':>15}")
     for judge, score in result.scores.items():
