@@ -9,6 +9,7 @@ import pytest
 
 import apr
 from apr.errors import UsageError
+from tests.serving import ModelServer
 from tests.tiny_models import relabel
 
 
@@ -49,3 +50,18 @@ def test_an_override_needs_a_gate_and_a_reason(qwen2: Path) -> None:
 def test_the_kind_of_run_is_one_of_three(qwen2: Path) -> None:
     with pytest.raises(UsageError, match="no such kind"):
         apr.preflight(qwen2, kind="diffusion")
+
+
+def test_an_address_is_examined_from_headers(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    shutil.copytree(qwen2, tmp_path / "org" / "honest")
+    lie = relabel(Path(shutil.copytree(qwen2, tmp_path / "org" / "lie")), "llama", "LlamaForCausalLM")
+    with ModelServer(tmp_path).running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        assert apr.preflight("hf://org/honest").is_accepted
+        assert apr.preflight(f"{server.url}/org/honest/").is_accepted
+        refused = apr.preflight("hf://org/lie")
+        assert "INV-INIT-ARCH-MATCH-001" in {finding.id for finding in refused.refusals}
+        assert server.body_bytes < (lie / "model.safetensors").stat().st_size
+        with pytest.raises(UsageError, match="only headers and configs are read"):
+            apr.preflight("hf://org/honest", deep=True)

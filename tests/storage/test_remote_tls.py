@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from apr.cli.network import _proxy_for
 from apr.errors import InputOutputError, RefusedError, UsageError
+from apr.library.network import _proxy_for
 from apr.storage.remote.address import RemotePath
 from apr.storage.remote.client import Client, make_token
 from apr.storage.remote.exchange import Limits

@@ -1,12 +1,7 @@
-"""Checkpoints on other machines for commands: addresses understood, settings from the environment, the cost shown.
-
-`HF_ENDPOINT`: the hub that `hf://` stands for. `HF_TOKEN`: sent to that hub alone. `HTTPS_PROXY`, `NO_PROXY`: as
-everywhere. Nothing here runs for local paths.
-"""
+"""Checkpoints on other machines for commands: what is not read there is refused, and the cost is shown."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,66 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from apr.cli.out import Out, human_bytes, human_count
 from apr.errors import UsageError
+from apr.library.network import Network
 
 if TYPE_CHECKING:
     from apr.formats.base import Checkpoint
-    from apr.gates.road import Examination, RoadOptions
-    from apr.storage.remote.address import Address
-    from apr.storage.remote.client import Client
-    from apr.storage.remote.proxy import Proxy
     from apr.storage.remote.traffic import Traffic
-
-
-class Network:
-    """One command's way to other machines: how it reads addresses, and the connections they share."""
-
-    def __init__(self, allows_plain_http: bool) -> None:
-        from apr.storage.remote.address import DEFAULT_ENDPOINT
-        from apr.storage.remote.client import Client, make_token
-
-        self.endpoint = os.environ.get("HF_ENDPOINT", "").strip() or DEFAULT_ENDPOINT
-        self.allows_plain_http = allows_plain_http
-        token = os.environ.get("HF_TOKEN", "").strip()
-        self.client: Client = Client(
-            token=make_token(token, self.endpoint) if token else None,
-            allows_plain_http=allows_plain_http,
-            proxies=_proxy_for,
-        )
-
-    def address(self, text: str) -> Address:
-        """The address in `text`; UsageError when it is none that is read."""
-        from apr.storage.remote.address import parse_address
-
-        return parse_address(text, endpoint=self.endpoint, allows_plain_http=self.allows_plain_http)
-
-    def examine(self, text: str, options: RoadOptions) -> tuple[Examination, Traffic]:
-        """The road's header stage for the address in `text`, and what reading it cost."""
-        from apr.formats.registry import open_address
-        from apr.gates.road import examine
-        from apr.storage.remote.traffic import Traffic
-
-        address, traffic = self.address(text), Traffic()
-        examination = examine(
-            address.path,
-            options._replace(download=address.download),
-            opening=lambda _path: open_address(address, self.client, traffic),
-        )
-        examination.close()
-        return examination, traffic
-
-
-def _proxy_for(host: str) -> Proxy | None:
-    """The proxy of the environment for an https host (`HTTPS_PROXY`, `NO_PROXY`), as everywhere."""
-    from urllib.request import getproxies, proxy_bypass
-
-    from apr.storage.remote.address import is_loopback
-    from apr.storage.remote.proxy import parse_proxy
-
-    proxies = getproxies()
-    text = proxies.get("https") or proxies.get("all")
-    if not text or is_loopback(host) or proxy_bypass(host):
-        return None
-    return parse_proxy(text)
 
 
 def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, bool]) -> None:

@@ -15,9 +15,9 @@ from apr.cli.walking import Walk, document_of, walked
 from apr.errors import ExitCode
 
 if TYPE_CHECKING:
-    from apr.cli.network import Network
     from apr.gates.facts import TokenizerFacts
     from apr.gates.road import Examination
+    from apr.library.network import Network
 
 
 @click.command("preflight")
@@ -95,7 +95,8 @@ def _network_for(
     if not addresses:
         yield None
         return
-    from apr.cli.network import Network, refuse_on_addresses
+    from apr.cli.network import refuse_on_addresses
+    from apr.library.network import Network
 
     refuse_on_addresses(addresses, deep_options)
     network = Network(allows_plain_http)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from apr.errors import UsageError
 
 if TYPE_CHECKING:
-    from apr.cli.network import Network
     from apr.gates.road import Examination, RoadOptions
+    from apr.library.network import Network
     from apr.storage.remote.traffic import Traffic
 
 

@@ -11,7 +11,7 @@ from apr.errors import UsageError
 from apr.formats.peft.read import is_adapter_directory
 from apr.gates.adapters.road import AdapterOptions, bytes_of_base, examine_adapter
 from apr.gates.facts import TokenizerFacts
-from apr.gates.road import Examination, deepen, examine
+from apr.gates.road import Examination, RoadOptions, deepen, examine
 from apr.identity.types import Kind
 from apr.library.casts import declared_dtypes, one_dtype
 from apr.library.holding import NO_REASONS, Terms
@@ -40,8 +40,9 @@ def preflight(
 ) -> Examination:
     """Would training that starts from `path` start from the weights it names? For scripts that want to ask, not fail.
 
-    path: an .apr or .safetensors file, a Hugging Face directory, or a directory with a PEFT adapter. deep: read every
-    byte as well, not only headers. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
+    path: an .apr or .safetensors file, a Hugging Face directory, a directory with a PEFT adapter, or an address
+    (`hf://org/name`, `https://...`), of which headers and configs are fetched. deep: read every byte as well, not only
+    headers; of local paths. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
     "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. base: the model under an
     adapter, None for the one that it names. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
     allowed_gates: name or id to the reason why it is let through.
@@ -50,7 +51,10 @@ def preflight(
     verdict, load plan with its ledger, and after `deep` the values. Its files are closed. A bad checkpoint raises
     nothing; `apr.errors.UsageError` is raised for an override that names no gate.
     """
-    path, terms = Path(path), Terms(allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
+    terms = Terms(allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
+    if isinstance(path, str) and "://" in path:
+        return _preflight_address(path, terms, deep=deep, tokenizer=tokenizer, kind=kind, base=base)
+    path = Path(path)
     if is_adapter_directory(path):
         adapter_options = AdapterOptions(
             base=None if base is None else Path(base),
@@ -61,13 +65,36 @@ def preflight(
         return examine_adapter(path, terms.road_options(), adapter_options, bytes_of_base if deep else None)
     if base is not None:
         raise UsageError("a base model is named for an adapter only", found=f"{path} is no adapter directory")
-    facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
-    options = terms.road_options(None if kind is None else _kind(kind))._replace(tokenizer=facts)
-    examination = examine(path, options)
+    examination = examine(path, _options(terms, kind, tokenizer))
     try:
         return deepen(examination) if deep else examination
     finally:
         examination.close()
+
+
+def _preflight_address(
+    address: str, terms: Terms, *, deep: bool, tokenizer: PathLike | None, kind: str | None, base: PathLike | None
+) -> Examination:
+    from apr.library.network import Network
+
+    if deep or base is not None:
+        raise UsageError(
+            "over the network only headers and configs are read",
+            where=address,
+            expected="neither deep=True nor base",
+            found="deep=True" if deep else "base",
+            remedy="fetch the checkpoint, and give its local path",
+        )
+    network = Network(allows_plain_http=False)
+    try:
+        return network.examine(address, _options(terms, kind, tokenizer))[0]
+    finally:
+        network.client.close()
+
+
+def _options(terms: Terms, kind: str | None, tokenizer: PathLike | None) -> RoadOptions:
+    facts = None if tokenizer is None else _tokenizer_facts(Path(tokenizer))
+    return terms.road_options(None if kind is None else _kind(kind))._replace(tokenizer=facts)
 
 
 def load_verified(
