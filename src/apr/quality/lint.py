@@ -126,6 +126,8 @@ def _tokenizer(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
 
 
 def _records(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:
+    if checkpoint.format is Format.GGUF:
+        return  # No run starts from one, and nothing that starts one reads such records of it.
     recorded = checkpoint.recorded
     again = "write it with apr (apr import, apr pretrain), which records this"
     if not recorded.tensor_digests:
