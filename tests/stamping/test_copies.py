@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import pytest
 
 from apr.errors import InputOutputError
 from apr.formats.registry import open_checkpoint
+from apr.quality.facts import text_stamp
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
-from apr.storage import operations
+from apr.storage import operations, recovery
 from apr.storage.reading import SourceFile
 from tests.stamping.conftest import QWEN2, Lie, files_below, stored_digests
 
@@ -109,3 +111,49 @@ def test_an_output_that_is_replaced_changes_places_in_one_step_where_that_is_off
     assert {path.name for path in lie.path.parent.iterdir()} == names
     with open_checkpoint(lie.output()) as checkpoint:
         assert "qwen2" in {stamp.value for stamp in checkpoint.stamps}
+
+
+@pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_replacement_cut_off_between_two_renames_leaves_one_of_both_directories(
+    make_lie: Callable[[str], Lie],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    renames: int,
+) -> None:
+    """As a power cut leaves it: what is done after that many renames is never done, nor is anything cleaned up."""
+    lie = make_lie("hf")
+    stamp_file(lie.path, StampChanges(**QWEN2.identity, license="MIT"), lie.output())
+    before = files_below(lie.output())
+    done: list[Path] = []
+    rename = operations.rename
+
+    def not_offered(one: Path, other: Path) -> None:
+        raise operations.NotOfferedError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def counted(source: Path, target: Path) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        rename(source, target)
+
+    def cut_off(directory: Path) -> None:
+        if len(done) == renames == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(operations, "exchange", not_offered)
+    monkeypatch.setattr(operations, "rename", counted)
+    monkeypatch.setattr(operations, "sync_directory", cut_off)
+    monkeypatch.setattr(recovery, "restore_directory", lambda path: False)
+    with pytest.raises(KeyboardInterrupt):
+        stamp_file(lie.path, StampChanges(**QWEN2.identity, license="ISC"), lie.output(), force=True)
+    monkeypatch.undo()
+    assert lie.output().exists() is (renames != 1)
+    with caplog.at_level(logging.WARNING, logger="apr"), open_checkpoint(lie.output()) as checkpoint:
+        assert text_stamp(checkpoint, "license") == ("ISC" if renames == 2 else "MIT")
+    assert ("was taken back" in caplog.text) is (renames == 1)
+    if renames < 2:
+        assert files_below(lie.output()) == before
+    monkeypatch.setattr(operations, "exchange", not_offered)
+    stamp_file(lie.path, QWEN2, lie.output(), force=True)
+    assert {path.name for path in lie.path.parent.iterdir()} == {lie.path.name, lie.output().name}

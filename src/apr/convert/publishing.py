@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.storage import operations
+from apr.storage.journal import aside_of
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
@@ -92,18 +93,26 @@ def _rename(beside: Path, target: Path) -> None:
 
 
 def _exchange(beside: Path, target: Path) -> None:
-    """Directories change places in one step, where the system can; the old one is removed as what stands beside."""
+    """Directories change places in one step, where the system can; the old one is removed as what stands beside.
+
+    Where it cannot, the old one stands aside for an instant, and whoever opens `target` then puts it back
+    (`apr.storage.recovery.restore_directory`).
+    """
     try:
         operations.exchange(beside, target)
     except operations.NotOfferedError:
-        retired = beside.with_suffix(".old")
-        target.rename(retired)
-        try:
-            beside.rename(target)
-        except BaseException:
-            retired.rename(target)
-            raise
-        _remove(retired)
+        from apr.storage.recovery import restore_directory
+
+        aside = aside_of(target)
+        _remove(aside)
+        for source, name in ((target, aside), (beside, target)):
+            try:
+                operations.rename(source, name)
+            except BaseException:
+                restore_directory(target)
+                raise
+            operations.sync_directory(target.parent)
+        _remove(aside)
 
 
 def _remove(path: Path) -> None:

@@ -40,6 +40,18 @@ def recover(journal: Path, locked: Path) -> None:
         os.close(descriptor)
 
 
+def restore_directory(path: Path) -> bool:
+    """Whether a directory stands at `path` that was standing aside, as a copy that took its place was cut off."""
+    path = Path(os.path.abspath(path))
+    aside = aside_of(path)
+    if os.path.lexists(path) or not aside.is_dir():
+        return False
+    operations.rename(aside, path)
+    operations.sync_directory(path.parent)
+    _say(path, "taken back")
+    return True
+
+
 def _standing(locked: Path) -> Path:
     """`locked`, or where it stands for the instant in which it has no name of its own (`apr.storage.exchange`)."""
     aside = aside_of(locked)
