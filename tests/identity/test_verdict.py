@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from apr.identity.atlas import load_atlas
-from apr.identity.types import VerdictKind
+from apr.identity.types import Verdict, VerdictKind
 from apr.identity.verdict import SAME_COMPUTATION, give_verdict, stamp_recipe
-from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, headers, stored_shapes
+from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, Shapes, headers, stored_shapes
 
 SMALL = {
     "hidden_size": 48,
@@ -217,3 +217,41 @@ def test_model_types_said_to_compute_the_same_give_equal_logits(group: list[str]
         other.load_state_dict(first.state_dict())
         with torch.inference_mode():
             assert torch.equal(first(tokens).logits, other(tokens).logits)
+
+
+XMOD = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "vocab_size": 101,
+    "max_position_embeddings": 40,
+}
+
+
+def xmod_verdict(shapes: Shapes, **config: object) -> Verdict:
+    stamps = [(CLASS, "XmodForMaskedLM"), (MODEL_TYPE, "xmod")]
+    return give_verdict(headers(shapes, stamps, config={"model_type": "xmod", **XMOD, **config}))
+
+
+def test_a_config_value_of_unknown_effect_leaves_the_claim_standing_and_never_as_a_match() -> None:
+    """XMOD without languages has no adapters: what is left are RoBERTa's tensors, under XMOD's own names."""
+    verdict = xmod_verdict(stored_shapes("RobertaForMaskedLM", **XMOD), languages=[])
+    assert verdict.kind is VerdictKind.AMBIGUOUS
+    assert "does not say exactly what xmod (XmodForMaskedLM) holds under this config" in verdict.reasons[0]
+    assert "roberta" in verdict.reasons[0]
+
+
+@pytest.mark.planted_defect("INV-INIT-ARCH-MATCH-001")
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [
+        ("RobertaForMaskedLM", {}),
+        ("RobertaForMaskedLM", {"languages": ["en_XX"]}),
+        ("BertForMaskedLM", {"languages": []}),
+    ],
+)
+def test_it_stands_under_no_other_value_and_over_no_name_that_the_class_does_not_have(
+    class_name: str, config: dict[str, object]
+) -> None:
+    assert xmod_verdict(stored_shapes(class_name, **XMOD), **config).kind is VerdictKind.CONTRADICTION

@@ -117,18 +117,18 @@ def _may_still_be(checkpoint: Checkpoint, architecture: Architecture, evidence: 
     """Whether the claim, which does not explain the tensors as far as the atlas knows it, can be right for all that.
 
     The atlas does not know every class exactly, nor what every config value does to a class. Where it does not, the
-    claim stands if nothing else explains the tensors. Beside another explanation it stands only for a class whose
-    names are known and that has all names of the file: its config may take the others away.
+    claim stands if nothing else explains the tensors. Beside another explanation it stands only under a config value
+    whose effect is not known, for a class that has all names of the file: the value may take the others away.
     """
     entry = atlas_of(architecture).entry(architecture)
     try:
-        is_known = entry.is_exact and not uses_unexpressed_value(entry, checkpoint.config or {})
+        is_unexpressed = uses_unexpressed_value(entry, checkpoint.config or {})
     except AprError:
-        is_known = entry.is_exact
-    if is_known or not evidence.candidates:
-        return not is_known
+        is_unexpressed = False
+    if not evidence.candidates:
+        return is_unexpressed or not entry.is_exact
     claimed = evidence.runner_up
-    return entry.is_exact and claimed is not None and claimed.architecture == architecture and not claimed.unused
+    return is_unexpressed and claimed is not None and claimed.architecture == architecture and not claimed.unused
 
 
 def _undecided(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
