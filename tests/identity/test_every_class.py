@@ -54,7 +54,7 @@ def test_an_exact_entry_predicts_what_the_class_saves(at: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", KNOWN, ids=lambda at: "-".join(map(str, _key(at))))
+@pytest.mark.parametrize("at", KNOWN[::5], ids=lambda at: "-".join(map(str, _key(at))))
 def test_no_class_is_contradicted_by_a_checkpoint_of_its_own(at: int) -> None:
     """Whatever its config says, the answer is the claimed class or that nobody can tell; `tools/check_atlas.py` is the
     same with every field of every class."""
