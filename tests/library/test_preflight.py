@@ -52,15 +52,13 @@ def test_the_kind_of_run_is_one_of_three(qwen2: Path) -> None:
         apr.preflight(qwen2, kind="diffusion")
 
 
-def test_an_address_is_examined_from_headers(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+def test_an_address_is_examined_from_headers(qwen2: Path, tmp_path: Path) -> None:
     shutil.copytree(qwen2, tmp_path / "org" / "honest")
     lie = relabel(Path(shutil.copytree(qwen2, tmp_path / "org" / "lie")), "llama", "LlamaForCausalLM")
     with ModelServer(tmp_path).running() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        assert apr.preflight("hf://org/honest").is_accepted
+        assert apr.preflight("hf://org/honest", endpoint=server.url).is_accepted
         assert apr.preflight(f"{server.url}/org/honest/").is_accepted
-        refused = apr.preflight("hf://org/lie")
+        refused = apr.preflight("hf://org/lie", endpoint=server.url)
         assert "INV-INIT-ARCH-MATCH-001" in {finding.id for finding in refused.refusals}
         assert server.body_bytes < (lie / "model.safetensors").stat().st_size
         with pytest.raises(UsageError, match="only headers and configs are read"):

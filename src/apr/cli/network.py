@@ -1,7 +1,11 @@
-"""Checkpoints on other machines for commands: what is not read there is refused, and the cost is shown."""
+"""Checkpoints on other machines for commands: settings from the environment, refusals, the cost shown.
+
+`HF_ENDPOINT`: the hub that `hf://` stands for. `HF_TOKEN`: sent to that hub alone.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +20,15 @@ if TYPE_CHECKING:
     from apr.storage.remote.traffic import Traffic
 
 
+def network_of_environment(allows_plain_http: bool) -> Network:
+    """The way to other machines as the environment of this command describes it."""
+    return Network(
+        endpoint=os.environ.get("HF_ENDPOINT", "").strip() or None,
+        token=os.environ.get("HF_TOKEN", "").strip() or None,
+        allows_plain_http=allows_plain_http,
+    )
+
+
 def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, bool]) -> None:
     """UsageError when an option that reads more than headers is set for an address."""
     named = [name for name, is_set in options.items() if is_set]
@@ -23,7 +36,7 @@ def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, boo
         return
     for source in sources:
         if isinstance(source, str):
-            address = Network(allows_plain_http=True).address(source)
+            address = network_of_environment(True).address(source)
             raise UsageError(
                 f"{' and '.join(named)} read{'s' if len(named) == 1 else ''} more than headers, and over the network "
                 "only headers and configs are read",
@@ -46,7 +59,7 @@ def opened(source: Path | str, allows_plain_http: bool) -> Iterator[tuple[Checkp
     from apr.formats.registry import open_address
     from apr.storage.remote.traffic import Traffic
 
-    network, traffic = Network(allows_plain_http), Traffic()
+    network, traffic = network_of_environment(allows_plain_http), Traffic()
     try:
         with open_address(network.address(source), network.client, traffic) as checkpoint:
             yield checkpoint, traffic

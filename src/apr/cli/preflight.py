@@ -95,11 +95,10 @@ def _network_for(
     if not addresses:
         yield None
         return
-    from apr.cli.network import refuse_on_addresses
-    from apr.library.network import Network
+    from apr.cli.network import network_of_environment, refuse_on_addresses
 
     refuse_on_addresses(addresses, deep_options)
-    network = Network(allows_plain_http)
+    network = network_of_environment(allows_plain_http)
     try:
         for address in addresses:
             network.address(address)

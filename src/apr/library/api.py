@@ -35,6 +35,8 @@ def preflight(
     kind: str | None = None,
     base: PathLike | None = None,
     fresh_adapter: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
     allowed_tensors: Mapping[str, str] = NO_REASONS,
     allowed_gates: Mapping[str, str] = NO_REASONS,
 ) -> Examination:
@@ -44,8 +46,9 @@ def preflight(
     (`hf://org/name`, `https://...`), of which headers and configs are fetched. deep: read every byte as well, not only
     headers; of local paths. tokenizer: directory of the tokenizer the run will use. kind: what the run trains,
     "decoder", "encoder", "seq2seq" or "classification"; None asks of no run in particular. base: the model under an
-    adapter, None for the one that it names. fresh_adapter: a zero `lora_B` is meant to be there. allowed_tensors,
-    allowed_gates: name or id to the reason why it is let through.
+    adapter, None for the one that it names. fresh_adapter: a zero `lora_B` is meant to be there. endpoint, token: the
+    hub that `hf://` stands for (None: huggingface.co), and what is sent to it alone. allowed_tensors, allowed_gates:
+    name or id to the reason why it is let through.
 
     The answer's `is_accepted`, `refusals` and `findings` say what every gate said; `facts` holds checkpoint headers,
     verdict, load plan with its ledger, and after `deep` the values. Its files are closed. A bad checkpoint raises
@@ -53,7 +56,9 @@ def preflight(
     """
     terms = Terms(allowed_tensors=allowed_tensors, allowed_gates=allowed_gates)
     if isinstance(path, str) and "://" in path:
-        return _preflight_address(path, terms, deep=deep, tokenizer=tokenizer, kind=kind, base=base)
+        if deep or base is not None:
+            raise _not_over_the_network(path, "deep=True" if deep else "base")
+        return _examined_there(path, _options(terms, kind, tokenizer), endpoint, token)
     path = Path(path)
     if is_adapter_directory(path):
         adapter_options = AdapterOptions(
@@ -72,24 +77,24 @@ def preflight(
         examination.close()
 
 
-def _preflight_address(
-    address: str, terms: Terms, *, deep: bool, tokenizer: PathLike | None, kind: str | None, base: PathLike | None
-) -> Examination:
+def _examined_there(address: str, options: RoadOptions, endpoint: str | None, token: str | None) -> Examination:
     from apr.library.network import Network
 
-    if deep or base is not None:
-        raise UsageError(
-            "over the network only headers and configs are read",
-            where=address,
-            expected="neither deep=True nor base",
-            found="deep=True" if deep else "base",
-            remedy="fetch the checkpoint, and give its local path",
-        )
-    network = Network(allows_plain_http=False)
+    network = Network(endpoint=endpoint, token=token)
     try:
-        return network.examine(address, _options(terms, kind, tokenizer))[0]
+        return network.examine(address, options)[0]
     finally:
         network.client.close()
+
+
+def _not_over_the_network(address: str, found: str) -> UsageError:
+    return UsageError(
+        "over the network only headers and configs are read",
+        where=address,
+        expected="neither deep=True nor base",
+        found=found,
+        remedy="fetch the checkpoint, and give its local path",
+    )
 
 
 def _options(terms: Terms, kind: str | None, tokenizer: PathLike | None) -> RoadOptions:

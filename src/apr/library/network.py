@@ -1,12 +1,11 @@
-"""The way to checkpoints on other machines: addresses understood, settings from the environment, shared connections.
+"""The way to checkpoints on other machines: addresses understood, and connections shared.
 
-`HF_ENDPOINT`: the hub that `hf://` stands for. `HF_TOKEN`: sent to that hub alone. `HTTPS_PROXY`, `NO_PROXY`: as
-everywhere. Nothing here runs for local paths.
+Nothing here runs for local paths. Where the hub is and who asks it is for the caller to say; proxies are those of the
+system, as everywhere.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,13 +19,15 @@ if TYPE_CHECKING:
 class Network:
     """One caller's way to other machines: how it reads addresses, and the connections they share."""
 
-    def __init__(self, allows_plain_http: bool) -> None:
+    def __init__(
+        self, *, endpoint: str | None = None, token: str | None = None, allows_plain_http: bool = False
+    ) -> None:
+        """endpoint: the hub that `hf://` stands for, None for huggingface.co. token: sent to that hub alone."""
         from apr.storage.remote.address import DEFAULT_ENDPOINT
         from apr.storage.remote.client import Client, make_token
 
-        self.endpoint = os.environ.get("HF_ENDPOINT", "").strip() or DEFAULT_ENDPOINT
+        self.endpoint = endpoint or DEFAULT_ENDPOINT
         self.allows_plain_http = allows_plain_http
-        token = os.environ.get("HF_TOKEN", "").strip()
         self.client: Client = Client(
             token=make_token(token, self.endpoint) if token else None,
             allows_plain_http=allows_plain_http,
@@ -56,7 +57,7 @@ class Network:
 
 
 def _proxy_for(host: str) -> Proxy | None:
-    """The proxy of the environment for an https host (`HTTPS_PROXY`, `NO_PROXY`), as everywhere."""
+    """The proxy of the system for an https host (`HTTPS_PROXY`, `NO_PROXY`), as everywhere."""
     from urllib.request import getproxies, proxy_bypass
 
     from apr.storage.remote.address import is_loopback
