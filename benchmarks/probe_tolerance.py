@@ -162,8 +162,8 @@ def main() -> int:
                 sizes[drift] = (min(before[0], relative), min(before[1], replay.largest_logit_difference))
         print(
             f"{name}: noise {loss_noise:.2e} of the loss, {max(by_place.values()):.2e} of a logit (up to {scale:.1f}): "
-            f"{usual_share:.0%} of the usual tolerance ({tolerance.logit_relative:g} of the largest logit or "
-            f"{tolerance.logit_absolute:g}), {share_of_rounding:.0%} of what random rounding does; "
+            f"{usual_share:.0%} of the usual tolerance ({tolerance.logit_relative:g} of the largest logit), "
+            f"{share_of_rounding:.0%} of what random rounding does; "
             f"{refused} of {replays} replays refused"
         )
         print("  largest noise of a logit: " + ", ".join(f"{place} {noise:.1e}" for place, noise in by_place.items()))

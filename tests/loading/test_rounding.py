@@ -127,3 +127,19 @@ def test_a_coarser_dtype_makes_more_noise() -> None:
 
     noise = {dtype: rounding_noise(model, run, ids, dtype).logit for dtype in MANTISSA_BITS}
     assert 0 < noise["float32"] < noise["float16"] < noise["bfloat16"]
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_small_logits_are_held_as_tightly_as_large_ones() -> None:
+    """Cohere scales its logits down; a tolerance that does not scale with them lets another model through."""
+
+    def quiet_model(**changes: Any) -> Any:
+        model = tiny_model("qwen2", **changes)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(1e-3)
+        return model
+
+    recorded = record_probe(quiet_model())
+    assert max(map(max, recorded.top_logits)) < 1e-2
+    assert replay_probe(quiet_model(), recorded).agrees
+    assert not replay_probe(quiet_model(hidden_act="gelu"), recorded).agrees
