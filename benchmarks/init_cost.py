@@ -30,7 +30,9 @@ model.save_pretrained(sys.argv[1])
 import json
 from apr.formats.recorded import NOTHING_RECORDED
 from apr.loading.probe import record_probe
-record = NOTHING_RECORDED._replace(probe=record_probe(model.eval()))
+# As a loader gives it: built in bfloat16, the rotary table would be rounded, which no load reproduces.
+model = Qwen2ForCausalLM.from_pretrained(sys.argv[1]).eval()
+record = NOTHING_RECORDED._replace(probe=record_probe(model))
 (Path(sys.argv[1]) / "apr.json").write_text(json.dumps(record.to_json()))
 """
 
