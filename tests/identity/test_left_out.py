@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import apr
+from apr.convert.importing import import_checkpoint
 from apr.gates.road import RoadOptions, examine
 from apr.identity.left_out import LEFT_OUT
 from apr.loading.ledger import Rule
@@ -100,6 +101,24 @@ def test_a_layer_that_the_class_has_is_no_head(plain: Path, tmp_path: Path) -> N
     refused = examine(path, RoadOptions())
     refused.close()
     assert not refused.is_accepted
+
+
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
+def test_a_layer_that_a_wrong_depth_cuts_off_is_no_head(plain: Path, tmp_path: Path) -> None:
+    """A model of 47 layers whose config says 46: its last layer has the head's number, and nothing else of it."""
+    last = ["model.layers.46.input_layernorm.weight", "model.layers.46.self_attn.q_proj.weight"]
+    refused = examine(with_more(plain, tmp_path / "cut", last), RoadOptions())
+    refused.close()
+    assert "INV-INIT-COVERAGE-001" in {each.id for each in refused.refusals}
+
+
+def test_an_imported_file_keeps_the_head_and_leaves_it_out_as_well(plain: Path, tmp_path: Path) -> None:
+    import_checkpoint(with_more(plain, tmp_path / "published", HEAD), tmp_path / "x.apr")
+    examination = examine(tmp_path / "x.apr", RoadOptions())
+    examination.close()
+    assert examination.is_accepted
+    assert examination.facts.checkpoint is not None
+    assert set(HEAD) <= examination.facts.checkpoint.tensors.keys()
 
 
 @pytest.mark.planted_defect("INV-INIT-COVERAGE-001")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def recorded_loss(trained: Path, batches: list[dict[str, Any]]) -> float:
     with quiet_zoo(), torch.no_grad():
         model = AutoModelForCausalLM.from_pretrained(trained).eval()
         return sum(float(model(**batch).loss) for batch in batches) / len(batches)
+
+
+@contextmanager
+def process_group_of_one(backend: str, directory: Path) -> Iterator[None]:
+    import torch
+
+    store = torch.distributed.FileStore(str(directory / "store"), 1)
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def refusal_of(action: Callable[[], Any]) -> RefusedError:

@@ -16,8 +16,9 @@ from apr.errors import RefusedError
 from apr.formats.recorded import NOTHING_RECORDED
 from apr.loading.probe import record_probe
 from apr.loading.quiet import quiet_zoo
-from tests.library.conftest import refusing_ids
+from tests.library.conftest import process_group_of_one, refusing_ids
 from tests.library.test_trainer_callback import train  # noqa: F401
+from tests.library.test_wrappers import distributed, sharded
 from tests.tiny_models import CONFIGS, trained_model
 
 pytestmark = [
@@ -156,21 +157,11 @@ def test_the_trainer_starts_on_the_device_and_a_changed_weight_stops_it(
     assert "INV-INIT-RECEIPT-001" in refusing_ids(lambda: train(changed, apr.hf.VerifyCallback(trained), **options))
 
 
-def distributed(model: Any) -> Any:
-    return torch.nn.parallel.DistributedDataParallel(model)
+def sharded_there(model: Any) -> Any:
+    return sharded(model, "cuda")
 
 
-def sharded(model: Any) -> Any:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cuda", (1,))
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-def flat(model: Any) -> Any:
+def flat_there(model: Any) -> Any:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     return FullyShardedDataParallel(model, device_id=torch.device("cuda", 0))
@@ -178,14 +169,12 @@ def flat(model: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+    with process_group_of_one("nccl", tmp_path_factory.mktemp("store")):
+        yield
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("wrap", [distributed, sharded, flat])
+@pytest.mark.parametrize("wrap", [distributed, sharded_there, flat_there])
 def test_a_wrapped_model_on_the_device(one_device: None, qwen2: Path, wrap: Callable[[Any], Any]) -> None:
     assert apr.verify_loaded(wrap(moved_there(qwen2)), qwen2).tensors_written
     changed = moved_there(qwen2)

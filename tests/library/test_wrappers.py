@@ -12,16 +12,14 @@ import torch
 import apr
 from apr.errors import RefusedError
 from apr.library.wrappers import unwrap, unwrapped_names
-from tests.library.conftest import refusing_ids
+from tests.library.conftest import process_group_of_one, refusing_ids
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A process group of one, on the CPU."""
-    store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+    with process_group_of_one("gloo", tmp_path_factory.mktemp("store")):
+        yield
 
 
 def data_parallel(model: Any) -> Any:
@@ -52,11 +50,11 @@ def checkpointed(model: Any) -> Any:
     return model
 
 
-def sharded(model: Any) -> Any:
+def sharded(model: Any, device: str = "cpu") -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (1,))
+    mesh = init_device_mesh(device, (1,))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from apr.errors import InputOutputError
+from apr.convert.publishing import check_output
+from apr.errors import InputOutputError, RefusedError
 from apr.formats.registry import open_checkpoint
 from apr.quality.facts import text_stamp
 from apr.stamping.changes import StampChanges
@@ -149,9 +150,11 @@ def test_a_replacement_cut_off_between_two_renames_leaves_one_of_both_directorie
         stamp_file(lie.path, StampChanges(**QWEN2.identity, license="ISC"), lie.output(), force=True)
     monkeypatch.undo()
     assert lie.output().exists() is (renames != 1)
+    with pytest.raises(RefusedError, match="exists already"):
+        check_output(lie.path, lie.output(), force=False)
+    assert ("was taken back" in caplog.text) is (renames == 1)
     with caplog.at_level(logging.WARNING, logger="apr"), open_checkpoint(lie.output()) as checkpoint:
         assert text_stamp(checkpoint, "license") == ("ISC" if renames == 2 else "MIT")
-    assert ("was taken back" in caplog.text) is (renames == 1)
     if renames < 2:
         assert files_below(lie.output()) == before
     monkeypatch.setattr(operations, "exchange", not_offered)

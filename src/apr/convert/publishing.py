@@ -11,6 +11,7 @@ from pathlib import Path
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.storage import operations
 from apr.storage.journal import aside_of
+from apr.storage.reading import is_put_back
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
@@ -34,7 +35,7 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
             where=str(output.parent),
             remedy=f"mkdir -p {output.parent}",
         )
-    if not os.path.lexists(output):
+    if not (os.path.lexists(output) or is_put_back(output)):
         return
     if not force:
         raise RefusedError(

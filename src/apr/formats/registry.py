@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,7 @@ from apr.formats.apr2.layout import MAGIC, OLDER_MAGICS
 from apr.formats.base import Checkpoint
 from apr.formats.damage import MAGIC_VALID, damaged
 from apr.formats.safetensors.header import looks_like_safetensors
-from apr.storage.journal import aside_of
-from apr.storage.reading import SourceFile
+from apr.storage.reading import SourceFile, is_put_back
 
 if TYPE_CHECKING:
     from apr.storage.remote.address import Address
@@ -59,7 +57,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        is_directory = path.is_dir() or _is_put_back(path)
+        is_directory = path.is_dir() or is_put_back(path)
     except PermissionError as error:
         raise _no_permission(path) from error
     except OSError as error:
@@ -73,15 +71,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if is_directory:
         return _open_directory(path)
     return checkpoint_in(SourceFile(path))
-
-
-def _is_put_back(path: Path) -> bool:
-    """Whether a directory that lost its name to an interrupted replacement has it again."""
-    if os.path.lexists(path) or not os.path.lexists(aside_of(Path(os.path.abspath(path)))):
-        return False
-    from apr.storage.recovery import restore_directory
-
-    return restore_directory(path)
 
 
 def open_address(address: Address, client: Client, traffic: Traffic) -> Checkpoint:

@@ -24,7 +24,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         f"loss {replay.loss:.6f}, off by {replay.loss_difference:.2e}; "
         f"top logits off by up to {replay.largest_logit_difference:.2e}"
     )
-    allowed = f"{replay.allowed_loss_difference:.2g} of the loss, {replay.allowed_logit_difference:.2g} of a logit"
+    allowed = f"{replay.allowed_loss_difference:.2g} in the loss, {replay.allowed_logit_difference:.2g} in a logit"
     if replay.noise is not None:
         allowed += f"; rounding alone moves this model by {replay.noise.loss:.2g} and {replay.noise.logit:.2g}"
     if replay.agrees:

@@ -2,7 +2,8 @@
 
 A published DeepSeek-V3, GLM-4.5 or Qwen3-Next holds, beside the model, a head that predicts more tokens than one. The
 zoo's classes have no such part and say so (`_keys_to_ignore_on_load_unexpected`). What they leave out is named in the
-ledger with the reason; anything else that a class does not use is refused.
+ledger with the reason; anything else that a class does not use is refused. Where the head is called a layer, it has to
+hold what no layer has (`HEAD_MARK`): a layer that a wrong depth in the config cuts off is no head.
 """
 
 from __future__ import annotations
@@ -43,13 +44,16 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Model type to the patterns its causal class declares, searched in a name (transformers 5.23; tested against it)."""
 
+HEAD_MARK = "eh_proj.weight"
+"""Joins the embedding and the hidden state of a token: in every such head, in no layer (DeepSeek-V3, section 2.2)."""
+
 REASON = "a head for multi-token prediction, which {model_type} leaves out by its own declaration"
 
 
 def left_out(checkpoint: Checkpoint) -> Mapping[str, str]:
     """Names of such tensors in `checkpoint`, each with the reason, by the model type of its recorded config.
 
-    A layer that the class has under that config is a layer, whatever its number.
+    A layer that the class has under that config is a layer, whatever its number, and so is one without `HEAD_MARK`.
     """
     config = checkpoint.config or {}
     model_type = config.get("model_type")
@@ -58,13 +62,15 @@ def left_out(checkpoint: Checkpoint) -> Mapping[str, str]:
     if not names:
         return MappingProxyType({})
     depth = config.get("num_hidden_layers")
-    return {
-        name: REASON.format(model_type=model_type)
-        for name in names
-        if "mtp" in name or (isinstance(depth, int) and _layer(name) >= depth)
-    }
+    reason = REASON.format(model_type=model_type)
+    return {name: reason for name in names if "mtp" in name or _is_in_head(name, depth, checkpoint)}
 
 
-def _layer(name: str) -> int:
-    found = re.search(r"layers\.(\d+)", name)
-    return int(found[1]) if found else -1
+def _is_in_head(name: str, depth: object, checkpoint: Checkpoint) -> bool:
+    layer = re.match(r"(.*layers\.(\d+)\.)", name)
+    return (
+        layer is not None
+        and isinstance(depth, int)
+        and int(layer[2]) >= depth
+        and layer[1] + HEAD_MARK in checkpoint.tensors
+    )

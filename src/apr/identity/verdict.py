@@ -136,7 +136,7 @@ def _undecided(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     reason = (
         f"the atlas does not say exactly what {claim.architecture} holds"
         + (
-            f" under this config; {others} explains the tensors"
+            f" under this config; {others} would explain the tensors"
             if others
             else ", and nothing else explains the tensors"
         )

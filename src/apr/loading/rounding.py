@@ -57,7 +57,7 @@ def _rounded_at_random(model: torch.nn.Module, seed: int, mantissa_bits: int) ->
     generator = torch.Generator().manual_seed(seed)
 
     def rounded(value: Any) -> Any:
-        if isinstance(value, tuple | list):
+        if type(value) in (tuple, list):
             return type(value)(rounded(each) for each in value)
         bits = MANTISSA_BITS.get(str(getattr(value, "dtype", None)).removeprefix("torch."))
         return value if bits is None else _moved(value, 1 << max(0, bits - mantissa_bits), generator)

@@ -182,7 +182,8 @@ def _plan(order: _Order, editor: Editor, checkpoint: Checkpoint, tokenizer_files
     entry = history_entry("stamp", edit.changes, reason=order.reason)
     brought_in = check_stays_accepted(edit, entry, order.force_reason)
     if brought_in and order.force_reason:
-        findings += tuple(each._replace(status=Status.UNCHECKED) for each in brought_in)
+        written = f"written against the gate ({order.force_reason}): "
+        findings += tuple(each._replace(status=Status.UNCHECKED, message=written + each.message) for each in brought_in)
         entry = {**entry, "overrides": {finding.id: order.force_reason for finding in brought_in}}
     return edit, findings, entry
 

@@ -68,6 +68,15 @@ def _journals(path: Path) -> list[tuple[Path, Path]]:
     return [(journal_of_file(real), real), *((journal_of_directory(folder), folder) for folder in folders)]
 
 
+def is_put_back(path: Path) -> bool:
+    """Whether a directory that lost its name `path` to an interrupted replacement has it again."""
+    if os.path.lexists(path) or not os.path.lexists(aside_of(Path(os.path.abspath(path)))):
+        return False
+    from apr.storage.recovery import restore_directory
+
+    return restore_directory(path)
+
+
 def is_held(path: Path) -> bool:
     """Whether this thread holds the file or directory at `path` itself (`held`)."""
     directory = _held_directory.get()
