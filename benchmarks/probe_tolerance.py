@@ -14,7 +14,6 @@ import argparse
 import copy
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common import print_environment
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 TRAINED_SCALE = 3.0
+ROWS_OF_A_PROBE = ("tokens", "top_ids", "top_logits")
 
 DRIFTS: dict[str, dict[str, Any]] = {
     "rope base x 0.5": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
@@ -83,13 +83,11 @@ def places(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def layouts(probe: Any, model: Any) -> Iterator[Any]:
-    """Replays in one batch and row by row; the loss of a row alone is another one, so only its logits count."""
+    """Replays of the row by itself, and in a batch with a copy of itself, which matrix products take otherwise."""
     from apr.loading.probe import replay_probe
 
     yield replay_probe(model, probe)
-    for row in range(len(probe.tokens)):
-        one = probe._replace(**{key: getattr(probe, key)[row : row + 1] for key in ("tokens", "top_ids", "top_logits")})
-        yield replace(replay_probe(model, one), loss_difference=0.0)
+    yield replay_probe(model, probe._replace(**{key: getattr(probe, key) * 2 for key in ROWS_OF_A_PROBE}))
 
 
 def random_rounding(probe: Any, model: Any, dtype: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,26 @@ def test_a_hostile_count_of_layers_is_refused_before_names_are_made(
 
 
 @pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-INIT-005")
-def test_a_key_of_another_kind_is_refused(tmp_path: Path, preflight: Preflight) -> None:
+def test_a_key_that_no_model_can_compute_with_is_refused(tmp_path: Path, preflight: Preflight) -> None:
     model = model_of("qwen2")
-    for key, value in (("embedding_length", 64.5), ("rope.freq_base", float("nan")), ("rope.freq_base", True)):
+    norm, base = "attention.layer_norm_rms_epsilon", "rope.freq_base"
+    rows = ("embedding_length", 64.5), (base, math.nan), (base, True), (base, 0.0), (norm, -1e-6), (norm, math.inf)
+    for key, value in rows:
         metadata = {**metadata_of(model), f"qwen2.{key}": value}
         code, document = preflight(write_gguf(tmp_path / f"{key}-{value}.gguf", model.shapes, metadata))
         assert code == 5
         message = refused(document)["FALSIFY-APR-PRETRAIN-INIT-005"]
         assert f"qwen2.{key} cannot be used" in message
+
+
+def test_a_norm_that_divides_by_nothing_but_its_root_and_a_base_that_nothing_rotates_by_are_let_through(
+    tmp_path: Path, preflight: Preflight
+) -> None:
+    for model_type, key in (("qwen2", "qwen2.attention.layer_norm_rms_epsilon"), ("gpt2", "gpt2.rope.freq_base")):
+        model = model_of(model_type)
+        metadata = {**metadata_of(model), key: 0.0}
+        code, document = preflight(write_gguf(tmp_path / f"{model_type}.gguf", model.shapes, metadata))
+        assert code == 0, document["findings"]
 
 
 @pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-ARCH-009")

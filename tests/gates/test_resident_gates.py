@@ -287,10 +287,3 @@ def test_an_override_names_a_gate_and_a_reason(override):
 
     with pytest.raises(UsageError, match="gives a reason"):
         check_overrides(override)
-
-
-def test_a_model_with_few_positions_has_a_shorter_probe():
-    from tests.tiny_models import tiny_model
-
-    probe = record_probe(tiny_model("gpt2", n_positions=16))
-    assert {len(row) for row in probe.tokens} == {16}

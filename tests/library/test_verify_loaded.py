@@ -213,6 +213,20 @@ def test_a_recorded_probe_is_replayed(tmp_path: Path) -> None:
     assert apr.verify_loaded(model, path, probe=False).tensors_written == 27
 
 
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_a_model_that_raises_on_the_probe_is_refused_with_what_it_raised(tmp_path: Path) -> None:
+    path = with_probe(save_tiny(tmp_path / "model", "qwen2"))
+    model = load(path)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    model.model.layers[0].register_forward_hook(fail)
+    error = refusal_of(lambda: apr.verify_loaded(model, path))
+    assert error.invariant == "INV-INIT-PROBE-001"
+    assert "RuntimeError: no such kernel" in str(error)
+
+
 def test_training_goes_on_after_the_proof(tmp_path: Path) -> None:
     path = with_probe(save_tiny(tmp_path / "model", "qwen2"))
     model = load(path).train()

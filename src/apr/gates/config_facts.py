@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -89,8 +90,11 @@ def _of_the_class(config: ResolvedConfig) -> Iterator[str]:
 def _undefined(config: ResolvedConfig) -> tuple[str, ...]:
     """`name = value` of known fields that no model can compute with.
 
-    NaN, infinity where the class has a finite default, an epsilon below 0, a rotary base of 0 or below.
+    NaN, infinity where the class has a finite default, an epsilon below 0, a rotary base of 0 or below. The keys of a
+    GGUF file, for which no class has defaults, are checked when they are read.
     """
+    if config.architecture.naming is Naming.GGUF:
+        return ()
     entry = load_atlas().find_class(config.architecture.class_name, config.architecture.model_type)
     defaults = entry.defaults if entry is not None else {}
     return tuple(
@@ -106,7 +110,7 @@ def _is_unusable(name: str, value: float, default: object) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         is_meant_finite = is_number(default) and default not in (math.inf, -math.inf)
         return math.isnan(value) or is_meant_finite or name.startswith("rope_parameters")
-    return (value < 0 and EPSILON_FIELD.search(name) is not None) or (value <= 0 and name.endswith("rope_theta"))
+    return (value < 0 and re.search(EPSILON_FIELD, name) is not None) or (value <= 0 and name.endswith("rope_theta"))
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

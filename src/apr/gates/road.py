@@ -205,18 +205,19 @@ def _with_unloadable(examination: Examination) -> Examination:
 
 
 def _behaviour(facts: InitFacts, model: PreTrainedModel) -> InitFacts:
-    """The facts with what the model does: whether it computes at all, and the recorded probe replayed."""
+    """The facts with what the model does: the recorded probe replayed, else whether it computes at all."""
     from apr.loading.probe import check_that_it_runs, replay_probe
 
     assert facts.checkpoint is not None
     assert facts.plan is not None
+    recorded = facts.checkpoint.recorded.probe
     try:
+        if recorded is not None:
+            return facts._replace(probe=replay_probe(model, recorded))
         # Half precision overflows in healthy models, and not every operation has it on a CPU.
         if facts.plan.target.architecture.kind is Kind.DECODER and facts.plan.dtype in {DType.F32, DType.BF16}:
             check_that_it_runs(model)
-        if facts.checkpoint.recorded.probe is None:
-            return facts._replace(probe_note="the checkpoint records no probe")
-        return facts._replace(probe=replay_probe(model, facts.checkpoint.recorded.probe))
+        return facts._replace(probe_note="the checkpoint records no probe")
     except DamagedFileError as error:
         return facts._replace(probe_error=error)
 

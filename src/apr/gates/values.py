@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.layer_values import layer_findings
-from apr.gates.norm_values import norm_findings
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
-from apr.loading.fingerprints import lost_endings
 from apr.loading.ledger import Rule
 from apr.loading.plan import counted_names
 from apr.loading.roles import role_of
 from apr.loading.scales import unscaled_by_choice
-from apr.loading.values import TensorFacts
+
+if TYPE_CHECKING:
+    from apr.loading.values import TensorFacts
 
 ID = VALUES_ID
 # Weights of language models have a width of 0.005 to 0.5; a quantiser stretches them to the type's range (448, 57344).
@@ -25,6 +25,10 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     if facts.values is None or facts.plan is None:
         yield Finding(ID, Status.UNCHECKED, "the values were not read")
         return
+    # Here, as what reads headers only has no use for them.
+    from apr.gates.layer_values import layer_findings
+    from apr.gates.norm_values import norm_findings
+
     # A plan that does not balance is refused already; then every tensor is looked at, so that all is said at once.
     judged = counted_names(facts.checkpoint, facts.plan) if facts.checkpoint is not None else frozenset()
     seen = {name: value for name, value in facts.values.items() if name in judged}
@@ -64,6 +68,8 @@ def _forbidden(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
 
 
 def _lost_endings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    from apr.loading.fingerprints import lost_endings
+
     assert facts.checkpoint is not None
     known_tokens = facts.checkpoint.tokenizer_vocabulary_size
     lost = sorted(each.entry.name for each in lost_endings(seen.values(), vocabulary_size(facts), known_tokens))

@@ -48,7 +48,7 @@ def resolve_gguf(checkpoint: Checkpoint, architecture: Architecture) -> Draft:
             f"the keys are written for {foreign} ({foreign}.block_count), {ARCHITECTURE_KEY} says "
             f"{architecture.model_type}"
         )
-    stated = dict(_stated(checkpoint, architecture.model_type))
+    stated = dict(_stated(checkpoint, architecture.model_type, rotates=facts.rope != "none"))
     for name, value in stated.items():
         draft.set(name, value, Origin.TYPED)
     shown = _held_against_tensors(checkpoint, entry, stated, draft)
@@ -85,15 +85,19 @@ def _foreign_prefix(checkpoint: Checkpoint, slug: str) -> str | None:
     return None if not prefixes or slug in prefixes else min(prefixes)
 
 
-def _stated(checkpoint: Checkpoint, slug: str) -> Iterator[tuple[str, Any]]:
-    """Fields with the values the keys give them; one value for each layer counts where all layers share it."""
+def _stated(checkpoint: Checkpoint, slug: str, *, rotates: bool) -> Iterator[tuple[str, Any]]:
+    """Fields with the values the keys give them; one value for each layer counts where all layers share it.
+
+    rotates: whether positions are rotated, and the base of that is used.
+    """
     for name, suffix in KEYS.items():
         key = f"{slug}.{suffix}"
         value = checkpoint.metadata.get(key)
         if isinstance(value, Sequence) and not isinstance(value, str):
             name, value = _for_all_layers(name, value) if len(value) <= MOST_LAYERS else (name, None)
         elif value is not None:
-            value = _checked_constant(key, value) if name in _CONSTANTS else checked_integer(key, value)
+            is_divided_by = name == "rope_theta" and rotates
+            value = _checked_constant(key, value, is_divided_by) if name in _CONSTANTS else checked_integer(key, value)
         # A model without attention says that it has 0 heads.
         if value is not None and not (value == 0 and name in _MAY_BE_ZERO):
             yield name, value
@@ -102,14 +106,19 @@ def _stated(checkpoint: Checkpoint, slug: str) -> Iterator[tuple[str, Any]]:
         yield "vocab_size", checked_integer("vocab_size", size)
 
 
-def _checked_constant(key: str, value: Any) -> int | float:
-    """`value` as a finite number that is not negative; UnevaluableError otherwise."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf:
+def _checked_constant(key: str, value: Any, is_divided_by: bool) -> int | float:
+    """`value` as a finite number that is not negative, nor 0 where it is divided by; UnevaluableError otherwise."""
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value < inf
+        and (value or not is_divided_by)
+    ):
         return value
     raise UnevaluableError(
         f"the key {key} cannot be used",
         where=f"key {key}",
-        expected="a finite number, not below 0",
+        expected="a finite number above 0" if is_divided_by else "a finite number, not below 0",
         found=repr(value)[:80],
         invariant="FALSIFY-APR-PRETRAIN-INIT-005",
         remedy="correct the key, or fetch an intact copy of the checkpoint",

@@ -9,6 +9,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.candidates import explaining_entries
 from apr.identity.gguf_atlas import load_gguf_atlas, slugs_by_counterpart
 from apr.identity.gguf_matching import gguf_names, match_gguf
+from apr.identity.latest import Latest
 from apr.identity.matching import Account
 from apr.identity.names import FileNames
 from apr.identity.reasons import reasons_for
@@ -21,6 +22,8 @@ CANONICAL = (
 """Architectures that a group of name twins is named after, best known first."""
 
 _CLOSEST_TRIED = 3
+
+_explaining: Latest[FileNames, tuple[list[Account], list[tuple[int, int]]]] = Latest()
 
 
 def read_gguf_stamp(word: str) -> tuple[Architecture, ...]:
@@ -51,7 +54,7 @@ def gather_gguf_evidence(checkpoint: Checkpoint, claim: Claim) -> Evidence:
     names = gguf_names(checkpoint)
     atlas = load_gguf_atlas()
     named = [architecture for _, meanings in claim.readings for architecture in meanings]
-    fitting, near = explaining_entries(atlas, names, match_gguf)
+    fitting, near = _explaining.get(names, lambda: explaining_entries(atlas, names, match_gguf))
     fitting = _by_shape_first(fitting, named)
     fitting.sort(key=lambda each: _rank(each.entry.architecture, named))
     runner_up = _runner_up(names, near, fitting, claim)

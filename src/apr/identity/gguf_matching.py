@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from apr.errors import AprError
-from apr.formats.base import Checkpoint
+from apr.formats.base import Checkpoint, TensorEntry
 from apr.identity.entries import Condition, Entry, Place, Template, place_holds
+from apr.identity.latest import Latest
 from apr.identity.matching import Account, match, opposite
 from apr.identity.names import FileNames, Group, Shapes, file_names, find_group
 
@@ -24,10 +25,15 @@ _LABELS = "num_labels"
 
 Seen = Sequence[tuple[Template, Group | None]]
 
+_grouped: Latest[Mapping[str, TensorEntry], FileNames] = Latest()
+
 
 def gguf_names(checkpoint: Checkpoint) -> FileNames:
     """Names and shapes of the tensors that show an architecture: scales of quantised tensors apart."""
-    tensors = checkpoint.tensors
+    return _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+
+
+def _grouped_names(tensors: Mapping[str, TensorEntry]) -> FileNames:
     return file_names({name: entry.shape for name, entry in tensors.items() if not is_scale(name, tensors)})
 
 

@@ -16,13 +16,13 @@ from apr.identity.renaming import as_the_class_names_them
 from apr.identity.shapes import checked_integer
 from apr.identity.types import Origin
 
-EPSILON_FIELD = re.compile(r"(^|_)(norm|layer_norm|layernorm|rms_norm)_(eps|epsilon)$")
+EPSILON_FIELD = r"(^|_)(norm|layer_norm|layernorm|rms_norm)_(eps|epsilon)$"
 """The field that upstream's `rms_norm_eps` stands for, whatever the class calls it."""
 
-HEADS_FIELD = re.compile(r"(^|_)(heads?|head_kv)$")
+HEADS_FIELD = r"(^|_)(heads?|head_kv)$"
 """The split of a width into heads: half of it does not prove the other half."""
 
-WITHOUT_EFFECT = re.compile(
+WITHOUT_EFFECT = (
     r"drop|initializer|init_|_init|^init|_token_id$|^use_cache$|jitter|aux_loss|^output_|z_loss|^summary_|"
     r"^max_window_layers$|^pretraining_tp$|^time_step_(min|max|floor|limit|scale)$|^rescale_|^max_position_embeddings$|"
     r"^chunk_size|^is_decoder$|^context_length$|^classifier_|^use_mambapy$|^use_associative_scan$|^label_smoothing|"
@@ -49,7 +49,7 @@ def typed_name(entry: Entry, name: str) -> str:
     """The class's own field for a typed key; upstream's `rms_norm_eps` stands for the norm epsilon of any class."""
     own = own_name(entry, name)
     if name == "rms_norm_eps" and own not in entry.defaults:
-        return next((field for field in entry.defaults if EPSILON_FIELD.search(field)), name)
+        return next((field for field in entry.defaults if re.search(EPSILON_FIELD, field)), name)
     return own
 
 
@@ -70,7 +70,7 @@ def resolve_typed(checkpoint: Checkpoint, entry: Entry) -> Draft:
             draft.set(name, value, Origin.TYPED)
     shown, account = _solve(checkpoint, entry, typed, draft)
     for name, value in account.dimensions.items():
-        if name not in draft.values and (name in shown.dimensions or not HEADS_FIELD.search(name)):
+        if name not in draft.values and (name in shown.dimensions or not re.search(HEADS_FIELD, name)):
             draft.set(name, value, Origin.TENSORS)
     for name, value in _flags(entry, account, checkpoint):
         draft.set(name, value, Origin.TENSORS)
@@ -121,7 +121,7 @@ def _must_be_recorded(entry: Entry, name: str, default: Any) -> bool:
     """Whether a field changes the mathematics, so that a guess would be a silent lie."""
     if name == "sliding_window":
         return default is not None and entry.defaults.get("use_sliding_window") is not False
-    if WITHOUT_EFFECT.search(name) or isinstance(default, bool):
+    if re.search(WITHOUT_EFFECT, name) or isinstance(default, bool):
         return False
     if isinstance(default, int | float):
         return True

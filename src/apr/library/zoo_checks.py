@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import AprError
+from apr.errors import AprError, DamagedFileError
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import settings
@@ -123,7 +124,7 @@ def differing_fields(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> l
 
 
 def _has_effect(name: str) -> bool:
-    return name not in OF_THE_RUN and not WITHOUT_EFFECT.search(name)
+    return name not in OF_THE_RUN and not re.search(WITHOUT_EFFECT, name)
 
 
 def _with_effect(value: Any) -> Any:
@@ -138,27 +139,30 @@ def zoo_facts(resident: ResidentModel, facts: InitFacts, *, replay_probe: bool) 
     from apr.loading.buffers import check_buffers
 
     module: Any = resident.module
-    more: dict[str, Any] = {"buffers": check_buffers(module)}
-    more["probe"], more["probe_note"] = _replay(resident, facts) if replay_probe else (None, "the caller left it out")
-    return more
+    more = _replayed(resident, facts) if replay_probe else {"probe_note": "the caller left it out"}
+    return {"buffers": check_buffers(module), **more}
 
 
-def _replay(resident: ResidentModel, facts: InitFacts) -> tuple[Any, str | None]:
+def _replayed(resident: ResidentModel, facts: InitFacts) -> dict[str, Any]:
+    """The fields of `InitFacts` that say what became of the recorded probe."""
     from apr.loading.probe import replay_probe
 
     probe = facts.checkpoint.recorded.probe if facts.checkpoint is not None else None
     claimed = facts.verdict.claim.architecture if facts.verdict is not None else None
     if probe is None:
-        return None, "the checkpoint records no probe"
+        return {"probe_note": "the checkpoint records no probe"}
     if claimed is None or type(resident.module).__name__ != claimed.class_name:
-        return None, "the probe was recorded by a model with another head"
+        return {"probe_note": "the probe was recorded by a model with another head"}
     if resident.unwrapped.fsdp is not None:
-        return None, "FSDP1 keeps the embedding as a flat shard, whose rows cannot be counted"
+        return {"probe_note": "FSDP1 keeps the embedding as a flat shard, whose rows cannot be counted"}
     if resident.adapter_names:
-        return None, "an adapter lies over the model, and the probe was recorded without it"
+        return {"probe_note": "an adapter lies over the model, and the probe was recorded without it"}
     module: PreTrainedModel = resident.module
-    with plain_forward(module):
-        return replay_probe(module, probe), None
+    try:
+        with plain_forward(module):
+            return {"probe": replay_probe(module, probe)}
+    except DamagedFileError as error:
+        return {"probe_error": error}
 
 
 @contextmanager

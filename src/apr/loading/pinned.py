@@ -11,7 +11,7 @@ from typing import Any
 from apr.identity.config import is_number
 from apr.identity.typed_config import WITHOUT_EFFECT
 
-_OF_THE_FILE = re.compile(
+_OF_THE_FILE = (
     r"^(architectures|model_type|auto_map|transformers_version|_.*|dtype|torch_dtype|tokenizer_class|task_specific_params"
     r"|id2label|label2id|finetuning_task|problem_type|quantization_config|gradient_checkpointing|return_dict"
     r"|is_encoder_decoder|name_or_path|attn_implementation)$"
@@ -28,7 +28,7 @@ def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
         name: value
         for name, value in config.items()
-        if not _OF_THE_FILE.match(name) and (name in _WITH_EFFECT_AFTER_ALL or not WITHOUT_EFFECT.search(name))
+        if not re.match(_OF_THE_FILE, name) and (name in _WITH_EFFECT_AFTER_ALL or not re.search(WITHOUT_EFFECT, name))
     }
     parameters, theta, scaling = (facts.pop(name, None) for name in ("rope_parameters", "rope_theta", "rope_scaling"))
     rope = (

@@ -31,9 +31,7 @@ from apr.loading.plan import make_plan
 
 _OF_THE_FILE = frozenset({"architectures", "model_type", "auto_map", "transformers_version", "_name_or_path"})
 
-COUNT_FIELD = re.compile(
-    r"(^|_)(layers?|blocks?|experts?|heads?|labels|stages|groups|codebooks|depth|depths|modules)(_per_\w+)?$"
-)
+COUNT_FIELD = r"(^|_)(layers?|blocks?|experts?|heads?|labels|stages|groups|codebooks|depth|depths|modules)(_per_\w+)?$"
 """Config fields that make a class build that many parts, each of which takes memory even without weights."""
 
 MOST_PARTS = 4096
@@ -80,7 +78,7 @@ def refuse_absurd_counts(
     for name, value in _numbers(config):
         if is_number(value) and defaults.get(name) == value:
             continue
-        if COUNT_FIELD.search(name.rpartition(".")[2]) and is_number(value) and not -most <= value <= most:
+        if re.search(COUNT_FIELD, name.rpartition(".")[2]) and is_number(value) and not -most <= value <= most:
             raise DamagedFileError(
                 f"the config asks for {name} = {value}, which this file cannot fill",
                 where=str(checkpoint.config_place or checkpoint.path),

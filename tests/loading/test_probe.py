@@ -1,0 +1,85 @@
+"""The probe's record, and models that give no answer to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from apr.errors import DamagedFileError
+from apr.loading.probe import check_that_it_runs, record_probe, replay_probe
+from tests.tiny_models import tiny_model
+
+
+def failing_model() -> Any:
+    model = tiny_model("qwen2")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shape '[1, 32, 3, 21]' is invalid\nwith a second line")
+
+    model.model.layers[1].register_forward_hook(fail)
+    return model
+
+
+def overflowing_model() -> Any:
+    model = tiny_model("qwen2")
+    model.model.layers[1].register_forward_hook(lambda _, __, output: output * math.inf)
+    return model
+
+
+@pytest.mark.parametrize(("options", "length"), [({}, 32), ({"n_positions": 16}, 16)])
+def test_a_record_is_one_row_as_long_as_the_model_has_positions(options: dict[str, Any], length: int) -> None:
+    probe = record_probe(tiny_model("gpt2", **options))
+    assert [len(row) for row in probe.tokens] == [length]
+    assert [len(row) for row in probe.top_logits] == [8]
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+@pytest.mark.parametrize("ask", ["run", "replay"])
+def test_a_model_that_raises_is_said_to_compute_nothing(ask: str) -> None:
+    recorded = record_probe(tiny_model("qwen2"))
+    model = failing_model()
+    with pytest.raises(DamagedFileError, match="Qwen2ForCausalLM does not compute with this config") as caught:
+        check_that_it_runs(model) if ask == "run" else replay_probe(model, recorded)
+    assert caught.value.found == "RuntimeError: shape '[1, 32, 3, 21]' is invalid"
+    assert caught.value.expected == f"finite logits for {8 if ask == 'run' else 32} tokens"
+    assert caught.value.invariant == "INV-INIT-PROBE-001"
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_a_model_that_overflows_neither_runs_nor_reproduces_anything() -> None:
+    recorded = record_probe(tiny_model("qwen2"))
+    model = overflowing_model()
+    with pytest.raises(DamagedFileError, match="does not compute with this config") as caught:
+        check_that_it_runs(model)
+    assert str(caught.value.found).endswith("logits are not finite")
+    assert not replay_probe(model, recorded).agrees
+
+
+def test_a_healthy_model_runs_and_reproduces_its_record() -> None:
+    model = tiny_model("qwen2").train()
+    check_that_it_runs(model)
+    assert replay_probe(model, record_probe(model)).agrees
+    assert model.training
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_a_record_with_tokens_that_the_model_lacks_is_damaged() -> None:
+    model = tiny_model("qwen2")
+    recorded = record_probe(model)
+    for tokens in (((0, 1 << 20),), ((-1, 0),)):
+        with pytest.raises(DamagedFileError, match="names tokens outside the vocabulary"):
+            replay_probe(model, recorded._replace(tokens=tokens))
+
+
+def test_want_of_memory_is_not_the_model_s_fault() -> None:
+    model = tiny_model("qwen2")
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model.model.layers[0].register_forward_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        check_that_it_runs(model)
