@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,8 +163,8 @@ def test_a_name_twin_may_be_stamped_and_is_called_ambiguous(honest_llama: Path, 
     [
         (StampChanges(architecture="qwen-22"), "--architecture", "qwen2"),
         (StampChanges(architecture="unknown"), "--architecture", None),
-        (replace(QWEN2, hf_architecture="Qwen2ForCausalLm"), "--hf-architecture", "Qwen2ForCausalLM"),
-        (replace(QWEN2, hf_model_type="Qwen2"), "--hf-model-type", "qwen2"),
+        (QWEN2._replace(hf_architecture="Qwen2ForCausalLm"), "--hf-architecture", "Qwen2ForCausalLM"),
+        (QWEN2._replace(hf_model_type="Qwen2"), "--hf-model-type", "qwen2"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_ones(
@@ -231,7 +230,7 @@ def test_an_architecture_slug_alone_says_nothing_in_a_directory(make_lie: Callab
 def test_an_architecture_slug_beside_the_others_is_checked_in_a_directory_too(make_lie: Callable[[str], Lie]) -> None:
     lie = make_lie("hf")
     with pytest.raises(RefusedError) as caught:
-        stamp(lie, "output", replace(QWEN2, architecture="gpt2"))
+        stamp(lie, "output", QWEN2._replace(architecture="gpt2"))
     assert caught.value.invariant == "INV-STAMP-AGREE-001"
     assert "--architecture = 'gpt2'" in str(caught.value.found)
     result = stamp_file(lie.path, QWEN2, lie.output())

@@ -7,10 +7,10 @@ package; nothing here imports gguf, torch or transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from apr.formats.base import Checkpoint, Format
 from apr.identity.atlas import Atlas, read_atlas
@@ -55,8 +55,7 @@ KEYS: Mapping[str, str] = MappingProxyType(
 """Config field to the key behind the architecture's name (gguf 0.19 `constants.Keys`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counterpart:
+class Counterpart(NamedTuple):
     """A Hugging Face class that becomes a GGUF architecture. None: not known to `source`, or to transformers."""
 
     class_name: str | None
@@ -64,8 +63,7 @@ class Counterpart:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class GgufFacts:
+class GgufFacts(NamedTuple):
     """What is known of a GGUF architecture beside its tensors.
 
     required_keys: behind the architecture's name; llama.cpp does not load a file without them. rope: how it rotates

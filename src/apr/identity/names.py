@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,16 +13,15 @@ _LONGEST_NUMBER = 7
 """Digits of a layer or expert number; longer ones are no numbers of a model."""
 
 
-@dataclass(slots=True)
-class Group:
+class Group(NamedTuple):
     """Tensors whose names differ only in numbers: numbers to name.
 
     shape: their common shape, None when they differ. ends: for each number the largest value plus one.
     """
 
-    rows: dict[Numbers, str] = field(default_factory=dict)
-    shape: tuple[int, ...] | None = None
-    ends: Numbers = ()
+    rows: Mapping[Numbers, str]
+    shape: tuple[int, ...] | None
+    ends: Numbers
 
     @property
     def is_full(self) -> bool:

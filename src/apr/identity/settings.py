@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from apr.identity.entries import Entry, Template, common_word, condition_holds
+from apr.identity.entries import Entry, Template, common_word, literal_holds
 from apr.identity.names import Group
 
 _MOST_SETTINGS = 1 << 12
@@ -114,9 +114,6 @@ def _other(value: Any) -> Any:
 def _holds(template: Template, fields: Settings) -> bool:
     """`condition_holds` where equalities of two fields are chosen like flags."""
     return not template.when or any(
-        all(
-            fields[name] == value if "==" in name else condition_holds((((name, value),),), fields)
-            for name, value in terms
-        )
+        all(fields[name] == value if "==" in name else literal_holds(fields.get(name), value) for name, value in terms)
         for terms in template.when
     )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from apr.errors import AprError
 from apr.identity.shapes import evaluate, fields_of
 
 
-@dataclass
-class Solution:
+class Solution(NamedTuple):
     """Field values found so far, and equations that cannot hold together.
 
     undecided: expressions whose value is known although their fields are not (`head_dim*num_attention_heads`).
     conflicts: readable lines.
     """
 
-    values: dict[str, int] = field(default_factory=dict)
-    undecided: dict[str, int] = field(default_factory=dict)
-    conflicts: list[str] = field(default_factory=list)
+    values: dict[str, int]
+    undecided: dict[str, int]
+    conflicts: list[str]
 
 
 def solve(equations: Mapping[str, Mapping[int, str]], known: Mapping[str, int] | None = None) -> Solution:
@@ -27,14 +26,15 @@ def solve(equations: Mapping[str, Mapping[int, str]], known: Mapping[str, int] |
 
     known: values taken for granted from the start, so that products become decidable.
     """
-    solution = Solution(values=dict(known or {}))
+    conflicts: list[str] = []
     single: dict[str, int] = {}
     for expression, numbers in equations.items():
         if len(numbers) > 1:
             said = ", ".join(f"{number} ({name})" for number, name in sorted(numbers.items())[:3])
-            solution.conflicts.append(f"{expression} would be {said}")
+            conflicts.append(f"{expression} would be {said}")
         single[expression] = next(iter(numbers))
     pending = dict(sorted(single.items(), key=lambda item: (len(fields_of(item[0])), item[0])))
+    solution = Solution(dict(known or {}), pending, conflicts)
     progress = True
     while pending and progress:
         progress = False
@@ -54,7 +54,6 @@ def solve(equations: Mapping[str, Mapping[int, str]], known: Mapping[str, int] |
             if not found:
                 example = equations[expression][number]
                 solution.conflicts.append(f"{example}: {number} does not fit {expression}{_with(expression, solution)}")
-    solution.undecided = pending
     return solution
 
 

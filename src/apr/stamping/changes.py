@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.errors import RefusedError, UsageError
 from apr.stamping.licenses import canonical_license, checked_source
@@ -36,8 +35,10 @@ GGUF_KEY_PREFIXES = ("tokenizer.ggml.", "tokenizer.chat_template")
 """Beginnings of keys by which GGUF describes its tokenizer: plain values there, that `--set` may change."""
 
 
-@dataclass(frozen=True, slots=True)
-class StampChanges:
+_NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+
+
+class StampChanges(NamedTuple):
     """The stamps to write; None or empty leaves what stands.
 
     architecture: family slug of APR metadata (`qwen2`). hf_architecture: class name. hf_model_type: model type.
@@ -52,13 +53,11 @@ class StampChanges:
     data_source: str | None = None
     data_license: str | None = None
     tokenizer: Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = _NO_SETTINGS
 
     @property
     def is_empty(self) -> bool:
-        return not self.settings and all(
-            getattr(self, each.name) is None for each in fields(self) if each.name != "settings"
-        )
+        return self == StampChanges()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -106,13 +105,12 @@ def checked_changes(changes: StampChanges) -> StampChanges:
             remedy="\n".join(str(problem.remedy) for problem in problems),
             invariant="INV-APR-PROV-003",
         )
-    return replace(changes, **cleaned)
+    return changes._replace(**cleaned)
 
 
 def with_identity(changes: StampChanges, identity: Mapping[str, str]) -> StampChanges:
     """`changes` with the `identity` stamps, by field name, where it has none of its own."""
-    return replace(
-        changes,
+    return changes._replace(
         architecture=changes.architecture or identity.get("architecture"),
         hf_architecture=changes.hf_architecture or identity.get("hf_architecture"),
         hf_model_type=changes.hf_model_type or identity.get("hf_model_type"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from apr.formats.base import Format
@@ -42,7 +41,7 @@ def with_family_slug(changes: StampChanges, format_: Format) -> tuple[StampChang
         return changes, ()
     slug = slugs.pop()
     note = f"`architecture` is written as {slug!r}, since readers take the key for the family; {given!r} was given"
-    return replace(changes, architecture=slug), (note,)
+    return changes._replace(architecture=slug), (note,)
 
 
 def _with_gguf_name(changes: StampChanges) -> tuple[StampChanges, tuple[str, ...]]:
@@ -54,7 +53,7 @@ def _with_gguf_name(changes: StampChanges) -> tuple[StampChanges, tuple[str, ...
     if len(names) != 1 or names[0] == given:
         return changes, ()
     note = f"`general.architecture` is written as {names[0]!r}, since that is GGUF's name for it; {given!r} was given"
-    return replace(changes, architecture=names[0]), (note,)
+    return changes._replace(architecture=names[0]), (note,)
 
 
 def unknown_gguf_names(changes: StampChanges) -> tuple[UnknownName, ...]:
