@@ -135,14 +135,7 @@ def test_a_vocabulary_stays_in_the_file_until_it_is_asked_for(tmp_path: Path) ->
         assert checkpoint.tokenizer_vocabulary_size == 1000
 
 
-def test_a_part_of_a_split_model_is_not_taken_for_the_model(tmp_path: Path) -> None:
-    split = [pair("split.no", gguf_file.U16, b"\1\0"), pair("split.count", gguf_file.U16, b"\3\0")]
-    with open_checkpoint(written(tmp_path / "x.gguf", crafted([*PAIRS, *split]))) as checkpoint:
-        (problem,) = checkpoint.contradictions
-        assert (problem.found, problem.expected) == (
-            "part 2 of 3",
-            "a model in one file (llama-gguf-split --merge makes one)",
-        )
+def test_a_file_that_says_it_is_the_only_part_is_the_model(tmp_path: Path) -> None:
     one = [pair("split.count", gguf_file.U16, b"\1\0")]
     with open_checkpoint(written(tmp_path / "y.gguf", crafted([*PAIRS, *one]))) as checkpoint:
         assert checkpoint.problems == ()

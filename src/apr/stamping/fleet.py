@@ -42,7 +42,8 @@ Describe = Callable[["StampResult"], dict[str, Any]]
 def find_checkpoints(names: Iterable[str]) -> list[Path]:
     """The checkpoints that `names` mean, each once, in order: files, checkpoint directories, patterns, folders of them.
 
-    A folder is searched to any depth; a directory that is a checkpoint counts as one. Raises NotFoundError for a name
+    A folder is searched to any depth; a directory that is a checkpoint counts as one, as does a GGUF model in several
+    files. Raises NotFoundError for a name
     or pattern that means nothing.
     """
     found: dict[str, Path] = {}
@@ -56,8 +57,17 @@ def find_checkpoints(names: Iterable[str]) -> list[Path]:
                 remedy="check the path",
             )
         for path in paths:
-            found.setdefault(os.path.realpath(path), path)
+            found.setdefault(os.path.realpath(_stamped_for(path)), path)
     return list(found.values())
+
+
+def _stamped_for(path: Path) -> Path:
+    """What is stamped when `path` is named: of a GGUF model in parts the first."""
+    if path.suffix != ".gguf":
+        return path
+    from apr.formats.gguf.parts import first_part_of
+
+    return first_part_of(path)
 
 
 def is_folder_of_checkpoints(path: Path) -> bool:

@@ -130,6 +130,9 @@ def _stamp(order: _Order) -> StampResult:
         tokenizer_files = read_tokenizer(order.changes.tokenizer)
     with open_checkpoint(destination.path if destination.in_place else order.source) as checkpoint:
         editor = editor_of(checkpoint.format)
+        if checkpoint.format is Format.GGUF and len(checkpoint.files) > 1:
+            order = _of_the_first_part(order, checkpoint)
+            destination = order.destination
         if destination.in_place and not order.is_dry_run:
             check_writable(written_file(checkpoint))
         order = _with_family_slug(order, checkpoint.format)
@@ -161,6 +164,24 @@ def _with_family_slug(order: _Order, format_: Format) -> _Order:
 
     changes, notes = with_family_slug(order.changes, format_)
     return order._replace(changes=changes, notes=notes)
+
+
+def _of_the_first_part(order: _Order, checkpoint: Checkpoint) -> _Order:
+    """The order for a GGUF model in several files: the first has the keys, and is what a stamp changes."""
+    count, first = len(checkpoint.files), checkpoint.path
+    if not order.destination.in_place:
+        raise UsageError(
+            f"a model in {count} files is stamped where it stands",
+            where=str(order.source),
+            expected="--in-place",
+            found=f"-o {order.destination.path}",
+            remedy=f"to keep the original, copy its {count} files first; or make one file of them: "
+            f"llama-gguf-split --merge {first} OUT.gguf",
+        )
+    if first == order.destination.path:
+        return order
+    note = f"the keys of this model of {count} files stand in the first, {first.name}: that is what is stamped"
+    return order._replace(destination=Destination(first, in_place=True), notes=(*order.notes, note))
 
 
 Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]

@@ -130,6 +130,10 @@ class SourceFile(_Held):
         super().__init__(path, _open_settled)
         self.size_bytes = os.fstat(self._descriptor).st_size
 
+    def sibling(self, name: str) -> SourceFile:
+        """The file `name` beside this one, for the caller to close; raises as `SourceFile`."""
+        return SourceFile(self.path.with_name(name))
+
     def check_extent(self, offset_bytes: int, size_bytes: int, what: str) -> None:
         """Raise DamagedFileError unless `[offset, offset + size)` lies inside the file; call before allocating."""
         if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:

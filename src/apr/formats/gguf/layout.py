@@ -103,6 +103,7 @@ LICENSE_KEY = "general.license"
 TOKENS_KEY = "tokenizer.ggml.tokens"
 SPLIT_COUNT_KEY = "split.count"
 SPLIT_NUMBER_KEY = "split.no"
+SPLIT_TENSORS_KEY = "split.tensors.count"
 
 OWN_PREFIX = "apr."
 """The specification asks communities to put their keys under a name of their own."""

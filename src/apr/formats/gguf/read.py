@@ -9,15 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.formats.base import Checkpoint, Format, IntegrityProblem, Stamp, StampKey
-from apr.formats.gguf.header import Header, read_header
-from apr.formats.gguf.layout import (
-    ARCHITECTURE_KEY,
-    HISTORY_KEY,
-    SPLIT_COUNT_KEY,
-    SPLIT_NUMBER_KEY,
-    TOKENS_KEY,
-    is_padding,
-)
+from apr.formats.gguf.header import Header
+from apr.formats.gguf.layout import ARCHITECTURE_KEY, HISTORY_KEY, TOKENS_KEY, is_padding
+from apr.formats.gguf.parts import read_parts
 from apr.formats.gguf.settings import architecture_of, typed_settings
 from apr.formats.gguf.values import Array
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
@@ -48,7 +42,7 @@ class Metadata(Mapping[str, Any]):
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """The checkpoint in the GGUF file `path`, from its header alone.
+    """The checkpoint in the GGUF file `path`, or in the files it is a part of, from headers alone.
 
     The data of quantised tensors is described and not decoded. Raises DamagedFileError where the header contradicts
     itself or the file's size, and for big-endian files and versions that are not read.
@@ -59,17 +53,18 @@ def read_gguf(path: Path) -> Checkpoint:
 def gguf_in(file: SourceFile) -> Checkpoint:
     """As `read_gguf`, of a file that is open, here or on another machine; an error closes it."""
     try:
-        header = read_header(file)
-        metadata = Metadata(header)
+        model = read_parts(file)
     except BaseException:
         file.close()
         raise
-    recorded, problems = _recorded(file, metadata)
+    first = model.parts[0]
+    metadata = Metadata(first.header)
+    recorded, problems = _recorded(first.file, metadata)
     return Checkpoint(
-        path=file.path,
+        path=first.file.path,
         format=Format.GGUF,
-        files=(file,),
-        tensors=MappingProxyType(header.tensors),
+        files=tuple(part.file for part in model.parts),
+        tensors=MappingProxyType(model.tensors),
         stamps=stamps_in(metadata),
         config=None,
         config_place=None,
@@ -77,7 +72,7 @@ def gguf_in(file: SourceFile) -> Checkpoint:
         metadata=metadata,
         recorded=recorded,
         count_tokenizer_rows=lambda: token_count(metadata),
-        problems=(*header.problems, *problems, *_part_of_many(file, metadata)),
+        problems=(*(each for part in model.parts for each in part.header.problems), *problems, *model.problems),
     )
 
 
@@ -123,17 +118,3 @@ def _recorded(file: SourceFile, metadata: Mapping[str, Any]) -> tuple[Recorded, 
         f"{metadata[HISTORY_KEY]!r:.80}",
     )
     return NOTHING_RECORDED, [problem]
-
-
-def _part_of_many(file: SourceFile, metadata: Mapping[str, Any]) -> list[IntegrityProblem]:
-    count, number = metadata.get(SPLIT_COUNT_KEY), metadata.get(SPLIT_NUMBER_KEY)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-        return []
-    shown = number + 1 if isinstance(number, int) else number
-    problem = IntegrityProblem(
-        "the file is one part of a split model, whose other parts are not read with it",
-        f"{file.path}: {SPLIT_COUNT_KEY}",
-        "a model in one file (llama-gguf-split --merge makes one)",
-        f"part {shown} of {count}",
-    )
-    return [problem]

@@ -47,7 +47,7 @@ class RemoteFile(SourceFile):
     def __init__(
         self, path: RemotePath, url: str, client: Client, traffic: Traffic, *, first_bytes: int = READ_AHEAD_BYTES
     ) -> None:
-        self.path = path
+        self.path: RemotePath = path
         self._descriptor = -1
         self._url = url
         self._client = client
@@ -67,6 +67,11 @@ class RemoteFile(SourceFile):
 
     def close(self) -> None:
         self._blocks.clear()
+
+    def sibling(self, name: str) -> SourceFile:
+        address, separator, query = self._url.partition("?")
+        url = child_url(address.rpartition("/")[0], name) + separator + query
+        return RemoteFile(self.path.parent / name, url, self._client, self._traffic)
 
     def read_at(self, offset_bytes: int, size_bytes: int, what: str = "a section") -> bytes:
         self.check_extent(offset_bytes, size_bytes, what)
