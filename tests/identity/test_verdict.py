@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apr.identity.atlas import load_atlas
-from apr.identity.types import Verdict, VerdictKind
+from apr.identity.types import Architecture, Verdict, VerdictKind
 from apr.identity.verdict import SAME_COMPUTATION, give_verdict, stamp_recipe
 from tests.identity.headers import CLASS, MODEL_TYPE, QWEN2_HALF_BILLION, SLUG, Shapes, headers, stored_shapes
 
@@ -255,3 +255,38 @@ def test_it_stands_under_no_other_value_and_over_no_name_that_the_class_does_not
     class_name: str, config: dict[str, object]
 ) -> None:
     assert xmod_verdict(stored_shapes(class_name, **XMOD), **config).kind is VerdictKind.CONTRADICTION
+
+
+KNOWN_BY_NAMES = "ernie4_5_moe"
+INCOMPLETE = ("LlamaForCausalLM", "GraniteForCausalLM", "SmolLM3ForCausalLM", "Ernie4_5ForCausalLM")
+
+
+@pytest.mark.planted_defect("INV-INIT-ARCH-MATCH-001")
+@pytest.mark.parametrize("class_name", INCOMPLETE)
+def test_a_file_that_lost_a_tensor_is_an_incomplete_one_of_its_class_and_none_of_a_class_known_by_names(
+    class_name: str,
+) -> None:
+    whole = stored_shapes(class_name, **SMALL)
+    by_names = {architecture.model_type for architecture in load_atlas().architectures if not _is_exact(architecture)}
+    assert KNOWN_BY_NAMES in by_names
+    for lost in (name for name in whole if ".1." in name):
+        shapes = {name: shape for name, shape in whole.items() if name != lost}
+        for stamps in ([(CLASS, class_name)], [], [(MODEL_TYPE, KNOWN_BY_NAMES)]):
+            verdict = give_verdict(headers(shapes, stamps))
+            shown = {candidate.architecture.model_type for candidate in verdict.evidence.candidates}
+            assert not shown & by_names
+            assert verdict.kind is (VerdictKind.CONTRADICTION if stamps else VerdictKind.UNKNOWN)
+            closest = verdict.evidence.runner_up
+            assert closest is not None
+            assert (closest.unfilled, closest.unused) == ((lost,), ())
+
+
+def test_a_class_known_by_names_is_recognised_by_names_of_its_own() -> None:
+    own = ("mlp.experts.0.up_proj.weight", "mlp.gate.weight", "mlp.moe_statics.e_score_correction_bias")
+    shapes = {**stored_shapes("LlamaForCausalLM", **SMALL), **{f"model.layers.1.{name}": (4, 4) for name in own}}
+    verdict = give_verdict(headers(shapes, [(MODEL_TYPE, KNOWN_BY_NAMES)]))
+    assert verdict.kind is not VerdictKind.CONTRADICTION
+
+
+def _is_exact(architecture: Architecture) -> bool:
+    return load_atlas().entry(architecture).is_exact

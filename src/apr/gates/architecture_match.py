@@ -18,6 +18,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         yield Finding(ID, Status.UNCHECKED, "no header could be read")
     elif verdict.kind is VerdictKind.MATCH:
         yield Finding(ID, Status.PASS, f"the tensors show what is claimed: {verdict.claim.architecture}")
+    elif verdict.kind is VerdictKind.AMBIGUOUS and not _twins(verdict):
+        yield Finding(ID, Status.UNCHECKED, verdict.reasons[0])
     elif verdict.kind is VerdictKind.AMBIGUOUS:
         yield Finding(
             ID,
@@ -36,6 +38,8 @@ def _refuse(facts: InitFacts, verdict: Verdict) -> Finding:
     counts = f"; loaded as claimed: {account(facts.plan)}" if facts.plan is not None else ""
     if verdict.kind is VerdictKind.CONTRADICTION and shown is not None:
         message = f"the stamps say {claimed}, the tensors show {shown}"
+    elif verdict.kind is VerdictKind.CONTRADICTION and _is_incomplete(verdict):
+        message = f"the stamps say {claimed}, of which the file is an incomplete copy"
     elif verdict.kind is VerdictKind.CONTRADICTION:
         message = f"the stamps say {claimed}, but its tensors are not those of that architecture, nor of any known one"
     else:
@@ -48,6 +52,12 @@ def _refuse(facts: InitFacts, verdict: Verdict) -> Finding:
         found=f"claimed: {stamps}; shown: {shown or 'nothing known'} ({'; '.join(verdict.evidence.reasons)})",
         remedy=repair_commands(facts, shown) if shown is not None else None,
     )
+
+
+def _is_incomplete(verdict: Verdict) -> bool:
+    """Whether the file has nothing that the claimed class does not, and lacks some of its tensors."""
+    own = verdict.evidence.runner_up
+    return own is not None and own.architecture == verdict.claim.architecture and not (own.unused or own.shape_conflicts)
 
 
 def _twins(verdict: Verdict) -> str:

@@ -39,7 +39,7 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     """What the tensors of `checkpoint` show, from headers alone.
 
     candidates: architectures that explain every tensor; those the stamps name first, then the best known of the
-    group. runner_up: the claimed architecture when it does not explain all, else the closest other one. Tensors
+    group. None where the tensors are those of a class known exactly, but for some that are missing. runner_up: the claimed architecture when it does not explain all, else the closest other one. Tensors
     that belong to the container, not to the model, are left out of account.
     """
     claim = claim or read_claim(checkpoint)
@@ -54,7 +54,10 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     fitting = [*explaining, *_as_base_model(atlas, names, explaining, claim, checkpoint.config or {})]
     fitting = _as_built(fitting, named, checkpoint.config or {})
     fitting.sort(key=lambda each: _rank(each.entry.architecture, claim, named))
-    runner_up = _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
+    incomplete = _incomplete(atlas, names, near, fitting, claim)
+    if incomplete is not None:
+        fitting = []
+    runner_up = incomplete or _runner_up(atlas, names, near, fitting, claim, checkpoint.config or {})
     return Evidence(
         candidates=tuple(account.candidate() for account in fitting),
         runner_up=None if runner_up is None else runner_up.candidate(),
@@ -118,6 +121,26 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
     if not as_built:
         return list(fitting)
     return [account for account in fitting if account in as_built or account.entry.architecture in named]
+
+
+def _incomplete(
+    atlas: Atlas, names: FileNames, near: Sequence[tuple[int, int]], fitting: Sequence[Account], claim: Claim
+) -> Account | None:
+    """The exactly known class that has every name and shape of the file and wants a few tensors more.
+
+    Looked for where only names speak for the architectures that fit: names alone do not notice a tensor that is gone.
+    """
+    if not fitting or any(account.entry.is_exact for account in fitting):
+        return None
+    accounts = (match(atlas.entry_at(at), names) for distance, at in near if distance == 0)
+    damaged = [
+        account
+        for account in accounts
+        if account.entry.is_exact
+        and not (account.unused or account.shape_conflicts)
+        and len(account.unfilled) < len(names.shapes)
+    ]
+    return min(damaged, key=lambda each: (len(each.unfilled), _rank(each.entry.architecture, claim, ())), default=None)
 
 
 def _rank(architecture: Architecture, claim: Claim, named: Sequence[Architecture]) -> tuple[object, ...]:

@@ -121,13 +121,15 @@ def _may_still_be(checkpoint: Checkpoint, architecture: Architecture, evidence: 
     whose effect is not known, for a class that has all names of the file: the value may take the others away.
     """
     entry = atlas_of(architecture).entry(architecture)
+    claimed = evidence.runner_up
+    if not evidence.candidates and claimed is not None and claimed.architecture != architecture:
+        return False  # The file is an incomplete one of another class.
     try:
         is_unexpressed = uses_unexpressed_value(entry, checkpoint.config or {})
     except AprError:
         is_unexpressed = False
     if not evidence.candidates:
         return is_unexpressed or not entry.is_exact
-    claimed = evidence.runner_up
     return is_unexpressed and claimed is not None and claimed.architecture == architecture and not claimed.unused
 
 

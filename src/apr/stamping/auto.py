@@ -46,7 +46,7 @@ def shown_identity(checkpoint: Checkpoint, given: Mapping[str, str]) -> ShownIde
     verdict = give_verdict(checkpoint)
     candidates = [candidate.architecture for candidate in verdict.evidence.candidates]
     if not candidates:
-        return ShownIdentity({}, ("no known architecture explains the tensors",), is_settled=False)
+        return ShownIdentity({}, verdict.evidence.reasons, is_settled=False)
     claimed = [each for each in candidates if each == verdict.claim.architecture]
     spoken_for = _named(candidates, given) or claimed or _standing(verdict.claim, candidates)
     chosen = spoken_for or _each_computation_once(candidates)
