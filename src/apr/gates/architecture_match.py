@@ -57,7 +57,9 @@ def _refuse(facts: InitFacts, verdict: Verdict) -> Finding:
 def _is_incomplete(verdict: Verdict) -> bool:
     """Whether the file has nothing that the claimed class does not, and lacks some of its tensors."""
     own = verdict.evidence.runner_up
-    return own is not None and own.architecture == verdict.claim.architecture and not (own.unused or own.shape_conflicts)
+    if own is None or own.architecture != verdict.claim.architecture:
+        return False
+    return not (own.unused or own.shape_conflicts)
 
 
 def _twins(verdict: Verdict) -> str:

@@ -39,8 +39,9 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
     """What the tensors of `checkpoint` show, from headers alone.
 
     candidates: architectures that explain every tensor; those the stamps name first, then the best known of the
-    group. None where the tensors are those of a class known exactly, but for some that are missing. runner_up: the claimed architecture when it does not explain all, else the closest other one. Tensors
-    that belong to the container, not to the model, are left out of account.
+    group. None where the tensors are those of a class known exactly, but for some that are missing. runner_up: that
+    class; else the claimed one when it does not explain all, else the closest other one. Tensors that belong to the
+    container, not to the model, are left out of account.
     """
     claim = claim or read_claim(checkpoint)
     if has_gguf_names(checkpoint):

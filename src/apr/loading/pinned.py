@@ -63,15 +63,27 @@ def drifted_facts(
     """One line for each pinned fact that the recorded `config`, or else `resolved`, gives another value.
 
     resolved: the config with its class defaults, under the class's own names; a fact that neither knows has no effect.
-    history: stamp changes; a fact that a stamp has set on purpose is not held against its older record.
+    history: stamp changes; a fact that a stamp has set on purpose is not held against its older record, as long as it
+    is what the stamp set.
     """
     now = {**config_facts(resolved), **config_facts(config)}
-    stamped = {_fact_of(str(change.get("key"))) for entry in history for change in _changes(entry)}
+    stamped = _declared(history, {**resolved, **config})
     lines = []
     for name, before in pinned.items():
         if name in now and name not in stamped and not _same(before, now[name]):
             lines.append(f"{name} was {before!r} when the weights were saved and is {now[name]!r} now")
     return tuple(lines)
+
+
+def _declared(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> set[str]:
+    """The facts that stamps have set, and whose fields still have the value they were given last."""
+    latest = {str(change.get("key")): change.get("new") for entry in history for change in _changes(entry)}
+    stale = {
+        _fact_of(key)
+        for key, new in latest.items()
+        if (name := key.rpartition(": ")[2]) in config and not _same(new, config[name])
+    }
+    return {_fact_of(key) for key in latest} - stale
 
 
 def _changes(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -80,7 +92,7 @@ def _changes(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _fact_of(key: str) -> str:
-    name = key.rpartition(": ")[2].partition(".")[0]
+    name = key.rpartition(": ")[2]
     return "rope" if name in {"rope_theta", "rope_scaling", "rope_parameters"} else name
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from apr.errors import UsageError
 from apr.identity.atlas import load_atlas
 from apr.stamping.changes import StampChanges
 from apr.stamping.history import Change, change_of
+
+ROPE_OBJECT, ROPE_BASE = "rope_parameters", "rope_theta"
 
 BIAS_SWITCHES: Mapping[str, re.Pattern[str]] = {
     "attention_bias": re.compile(r"attn\.(q|k|v|qkv)_proj\.bias$"),
@@ -34,11 +37,12 @@ def edit_config(
 ) -> ConfigEdit:
     """`config` with the identity of `changes` and with `settings`; `place` names it in the history.
 
-    Provenance is set where the config has it. Every other field stays, except one that the tensors contradict and
-    that the stamped class does not have.
+    Provenance is set where the config has it. A setting may name a value inside an object of the config
+    (`rope_parameters.rope_theta`). Every other field stays, except one that the tensors contradict and that the stamped
+    class does not have. Raises UsageError for a name with a point that leads nowhere.
     """
     new = _identity(changes) | {key: value for key, value in changes.provenance.items() if key in config}
-    new |= _with_rope_base(config, settings)
+    new |= _with_rope_base(config, _with_objects(config, place, settings))
     untrue = _contradicted_fields(config, changes.hf_architecture, tensor_names)
     made = [change_of(place, config, key, value) for key, value in new.items()]
     made += [Change(f"{place}: {field}", config[field], None, is_removed=True) for field in untrue]
@@ -61,15 +65,53 @@ def _identity(changes: StampChanges) -> dict[str, Any]:
     return identity
 
 
+def is_inside(config: Mapping[str, Any], key: str) -> bool:
+    """Whether `key` names something inside an object of `config`, as `rope_parameters.rope_theta` does."""
+    head, point, _ = key.partition(".")
+    return bool(point) and key not in config and isinstance(config.get(head), Mapping)
+
+
+def _with_objects(config: Mapping[str, Any], place: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with whole objects of the config where a name leads into one."""
+    placed: dict[str, Any] = {}
+    for key, value in settings.items():
+        if "." not in key or key in config:
+            placed[key] = value
+            continue
+        head, *path = key.split(".")
+        if (head, path) == (ROPE_OBJECT, [ROPE_BASE]) and ROPE_BASE in config:
+            placed[ROPE_BASE] = value
+        inside = _with_value({**config, **placed}.get(head), path, value)
+        if inside is None:
+            raise UsageError(
+                f"{place} has no object that this name leads into",
+                where=f"--set {key}",
+                expected="the name of a field, or of a value inside an object that is there",
+                found=f"{head}: {type(config[head]).__name__}" if head in config else f"no {head}",
+                remedy=f"set the whole object: --set '{head}={{...}}'",
+            )
+        placed[head] = inside
+    return placed
+
+
+def _with_value(held: Any, path: Sequence[str], value: Any) -> dict[str, Any] | None:
+    """The object `held` with `value` at the end of `path`; None where a step of the path is no object."""
+    if not isinstance(held, Mapping) or not all(path):
+        return None
+    name, *rest = path
+    inside = _with_value(held.get(name), rest, value) if rest else value
+    return None if rest and inside is None else {**held, name: inside}
+
+
 def _with_rope_base(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` with the rope base where the config keeps it: in `rope_parameters` since transformers 5, at the top
     before, in each place that has one, so that the config does not say two things."""
-    rope = config.get("rope_parameters")
     placed = dict(settings)
-    if "rope_theta" in placed and isinstance(rope, Mapping) and "rope_theta" in rope:
-        placed["rope_parameters"] = {**rope, "rope_theta": placed["rope_theta"]}
-        if "rope_theta" not in config:
-            del placed["rope_theta"]
+    rope = placed.get(ROPE_OBJECT, config.get(ROPE_OBJECT))
+    if ROPE_BASE in placed and isinstance(rope, Mapping) and ROPE_BASE in rope:
+        placed[ROPE_OBJECT] = {**rope, ROPE_BASE: placed[ROPE_BASE]}
+        if ROPE_BASE not in config:
+            del placed[ROPE_BASE]
     return placed
 
 

@@ -21,7 +21,7 @@ from apr.formats.json_text import without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_METADATA_KEY
 from apr.identity.claim import read_stamp
 from apr.stamping.changes import OPTIONS, StampChanges
-from apr.stamping.config_edit import edit_config
+from apr.stamping.config_edit import ROPE_BASE, ROPE_OBJECT, edit_config, is_inside
 from apr.stamping.edit import CONFIG_KEYS, METADATA_KEYS, Edit, Editor, restamped, stamps_given, tokenizer_change
 from apr.stamping.history import change_of
 from apr.storage.patches import Change as DirectoryChange
@@ -36,14 +36,19 @@ TOKENIZER_KEY_PREFIX = "tokenizer."
 
 def plan(checkpoint: Checkpoint, changes: StampChanges, tokenizer_files: Mapping[str, bytes] | None) -> Edit:
     """The edit of an `.apr`; raises UsageError when a setting of a typed key has another type."""
+    # The typed key and the value inside the embedded config are one fact.
+    one_fact = {f"{ROPE_OBJECT}.{ROPE_BASE}": ROPE_BASE}
+    changes = changes._replace(settings={one_fact.get(key, key): value for key, value in changes.settings.items()})
     _check_typed(checkpoint, changes.settings)
     metadata = dict(checkpoint.metadata)
-    wanted = {**changes.identity, **changes.provenance, **changes.settings, **_family_label(metadata, changes)}
+    config = metadata.get(CONFIG_KEY)
+    inside = {key for key in changes.settings if isinstance(config, Mapping) and is_inside(config, key)}
+    settings = {key: value for key, value in changes.settings.items() if key not in inside}
+    wanted = {**changes.identity, **changes.provenance, **settings, **_family_label(metadata, changes)}
     found = [change_of("metadata", metadata, key, value) for key, value in wanted.items()]
     metadata |= wanted
     stamps = restamped(checkpoint.stamps, stamps_given(changes, METADATA_KEYS), METADATA_PLACE)
     notes: tuple[str, ...] = ()
-    config = metadata.get(CONFIG_KEY)
     if isinstance(config, Mapping):
         settings = _settings_of_config(config, changes.settings)
         edited = edit_config(config, CONFIG_KEY, changes, settings, checkpoint.tensors)
@@ -174,7 +179,7 @@ def _settings_of_config(config: Mapping[str, Any], settings: Mapping[str, Any]) 
     """The settings that concern the embedded config: typed keys under their Hugging Face name, and its own keys."""
     named = {HF_NAMES.get(key, key): value for key, value in settings.items()}
     typed = {HF_NAMES.get(key, key) for key in TYPED_CONFIG_KEYS}
-    return {name: value for name, value in named.items() if name in config or name in typed}
+    return {name: value for name, value in named.items() if name in config or name in typed or is_inside(config, name)}
 
 
 def _check_typed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
