@@ -10,7 +10,7 @@ import torch
 
 from apr.errors import DamagedFileError
 from apr.loading.probe import check_that_it_runs, record_probe, replay_probe
-from tests.tiny_models import tiny_model
+from tests.tiny_models import CONFIGS, tiny_model
 
 
 def failing_model() -> Any:
@@ -44,7 +44,7 @@ def test_a_model_that_raises_is_said_to_compute_nothing(ask: str) -> None:
     with pytest.raises(DamagedFileError, match="Qwen2ForCausalLM does not compute with this config") as caught:
         check_that_it_runs(model) if ask == "run" else replay_probe(model, recorded)
     assert caught.value.found == "RuntimeError: shape '[1, 32, 3, 21]' is invalid"
-    assert caught.value.expected == f"finite logits for {8 if ask == 'run' else 32} tokens"
+    assert caught.value.expected == "finite logits, not all alike, for 32 tokens"
     assert caught.value.invariant == "INV-INIT-PROBE-001"
 
 
@@ -83,3 +83,28 @@ def test_want_of_memory_is_not_the_model_s_fault() -> None:
     model.model.layers[0].register_forward_hook(fail)
     with pytest.raises(torch.OutOfMemoryError):
         check_that_it_runs(model)
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+def test_a_model_that_answers_every_token_alike_computes_nothing() -> None:
+    model = tiny_model("qwen2")
+    model.lm_head.register_forward_hook(lambda _, __, output: output * 0.0)
+    with pytest.raises(DamagedFileError, match="does not compute with this config") as caught:
+        check_that_it_runs(model)
+    assert caught.value.found == "the same logit for every token of the vocabulary"
+
+
+@pytest.mark.planted_defect("INV-INIT-PROBE-001")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_sees_what_it_is_to_predict_is_refused_where_it_has_to_be_causal(dtype: torch.dtype) -> None:
+    model = tiny_model("llama", is_causal=False).to(dtype)
+    check_that_it_runs(model)
+    with pytest.raises(DamagedFileError, match="sees the token it is to predict") as caught:
+        check_that_it_runs(model, is_causal=True)
+    assert "another last token moves the logits before it" in str(caught.value.found)
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_models_see_nothing_of_what_they_are_to_predict(model_type: str, dtype: torch.dtype) -> None:
+    check_that_it_runs(tiny_model(model_type).to(dtype), is_causal=True)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
+from apr.gates.config_values import plain_weights_called_quantised, unusable_values
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.identity.atlas import load_atlas
-from apr.identity.config import is_number
-from apr.identity.typed_config import EPSILON_FIELD
 from apr.identity.types import Naming, Origin, ResolvedConfig
 from apr.loading.pinned import drifted_facts
 
@@ -42,7 +37,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             expected="one value for each fact",
             found=conflict,
         )
-    undefined = _undefined(config)
+    undefined = unusable_values(config)
     for line in undefined:
         yield Finding(
             ID,
@@ -50,7 +45,18 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"a recorded fact is no number a model can compute with: {line}",
             expected="the value the model was trained with",
             found=line,
-            remedy=f"apr stamp {facts.path} --set {line.partition(' ')[0]}=VALUE -o OUT",
+            remedy=f"apr stamp {facts.local_path} --set {line.partition(' ')[0]}=VALUE -o OUT",
+        )
+    method = None if facts.checkpoint is None else plain_weights_called_quantised(facts.checkpoint)
+    if method is not None:
+        yield Finding(
+            ID,
+            Status.REFUSE,
+            f"the config says that the weights are quantised by {method}, and every one of them is stored plain",
+            expected=f"packed or 8-bit matrices, as {method} stores them, or no quantization_config",
+            found="matrices of " + ", ".join(sorted(_matrix_dtypes(facts))),
+            remedy="fetch the quantised weights, or, if they were unpacked on purpose: "
+            f"apr stamp {facts.local_path} --set quantization_config=null --in-place",
         )
     drifted = _drifted(facts)
     for line in drifted:
@@ -62,7 +68,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             found=line,
             remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
         )
-    if not (config.missing or config.conflicts or undefined or drifted):
+    if not (config.missing or config.conflicts or undefined or method or drifted):
         defaulted = sorted({*_of_the_class(config)})
         note = f"; not in the file, so as its class defines them: {', '.join(defaulted)}" if defaulted else ""
         yield Finding(ID, Status.PASS, f"the facts that no tensor shows are recorded{note}")
@@ -87,38 +93,9 @@ def _of_the_class(config: ResolvedConfig) -> Iterator[str]:
         yield "rope_parameters.rope_theta"
 
 
-def _undefined(config: ResolvedConfig) -> tuple[str, ...]:
-    """`name = value` of known fields that no model can compute with.
-
-    NaN, infinity where the class has a finite default, an epsilon below 0, a rotary base of 0 or below. The keys of a
-    GGUF file, for which no class has defaults, are checked when they are read.
-    """
-    if config.architecture.naming is Naming.GGUF:
-        return ()
-    entry = load_atlas().find_class(config.architecture.class_name, config.architecture.model_type)
-    defaults = entry.defaults if entry is not None else {}
-    return tuple(
-        f"{name} = {value}"
-        for field, held in config.values.items()
-        if field in defaults and config.origins.get(field) is not Origin.CLASS_DEFAULT
-        for name, value in _numbers(field, held)
-        if _is_unusable(name, value, default=defaults[field])
-    )
-
-
-def _is_unusable(name: str, value: float, default: object) -> bool:
-    if isinstance(value, float) and not math.isfinite(value):
-        is_meant_finite = is_number(default) and default not in (math.inf, -math.inf)
-        return math.isnan(value) or is_meant_finite or name.startswith("rope_parameters")
-    return (value < 0 and re.search(EPSILON_FIELD, name) is not None) or (value <= 0 and name.endswith("rope_theta"))
-
-
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    if is_number(value):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, held in value.items():
-            yield from _numbers(f"{name}.{key}", held)
+def _matrix_dtypes(facts: InitFacts) -> set[str]:
+    tensors = () if facts.checkpoint is None else facts.checkpoint.tensors.values()
+    return {str(entry.dtype) for entry in tensors if len(entry.shape) > 1}
 
 
 GATE = Gate(ID, "facts that no tensor shows are recorded", Stage.HEADERS, _check)

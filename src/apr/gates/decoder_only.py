@@ -27,6 +27,17 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # Tensors decide over the label: an encoder stamped as a decoder is still an encoder.
     shown_kinds = {candidate.architecture.kind for candidate in evidence}
     is_decoder = named[0].kind is Kind.DECODER and (not shown_kinds or Kind.DECODER in shown_kinds)
+    if is_decoder and (seeing := _sees_the_answer(facts)) is not None:
+        is_decoder_run = facts.run_kind is Kind.DECODER
+        yield Finding(
+            ID,
+            Status.REFUSE if is_decoder_run else Status.UNCHECKED,
+            f"the config makes {named[0]} attend to later tokens ({seeing}), so it sees the token it is to predict",
+            expected="attention to earlier tokens only",
+            found=seeing,
+            remedy="start from a causal language model" if is_decoder_run else None,
+        )
+        return
     if is_decoder:
         yield Finding(ID, Status.PASS, f"{named[0]} predicts the next token")
         return
@@ -42,6 +53,17 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         found=f"claimed: {named[0]}, {named[0].kind.value}; its tensors are of kind: {kinds}",
         remedy="name a causal language model with --init",
     )
+
+
+def _sees_the_answer(facts: InitFacts) -> str | None:
+    """The config field that lets every token attend to later ones, None where none does."""
+    values = {} if facts.config is None else facts.config.values
+    if values.get("is_causal") is False:
+        return "is_causal false"
+    # "vision" lets only the tokens of one image see each other.
+    if values.get("use_bidirectional_attention") in (True, "all"):
+        return f"use_bidirectional_attention {values['use_bidirectional_attention']}".lower()
+    return None
 
 
 GATE = Gate(ID, "a decoder-only run starts from a decoder", Stage.HEADERS, _check)

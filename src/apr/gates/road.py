@@ -216,7 +216,7 @@ def _behaviour(facts: InitFacts, model: PreTrainedModel) -> InitFacts:
             return facts._replace(probe=replay_probe(model, recorded))
         # Half precision overflows in healthy models, and not every operation has it on a CPU.
         if facts.plan.target.architecture.kind is Kind.DECODER and facts.plan.dtype in {DType.F32, DType.BF16}:
-            check_that_it_runs(model)
+            check_that_it_runs(model, is_causal=facts.run_kind is Kind.DECODER)
         return facts._replace(probe_note="the checkpoint records no probe")
     except DamagedFileError as error:
         return facts._replace(probe_error=error)

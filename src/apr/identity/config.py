@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isclose
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +12,7 @@ from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import match
 from apr.identity.renaming import as_the_class_names_them
+from apr.identity.rope import agree, is_number, resolve_rope
 from apr.identity.typed_config import Draft, resolve_typed, typed_name
 from apr.identity.types import Architecture, Naming, Origin, ResolvedConfig
 
@@ -47,10 +47,10 @@ def _resolve_recorded(checkpoint: Checkpoint, entry: Entry) -> Draft:
     config = checkpoint.config or {}
     place = checkpoint.config_place or "the recorded config"
     draft = Draft()
-    recorded = _renamed(config, entry)
-    for name, value in recorded.items():
+    for name, value in _renamed(config, entry, place, draft.conflicts).items():
         draft.set(name, value, Origin.RECORDED)
-    _resolve_rope(draft, entry, place)
+    resolve_rope(draft, entry, place)
+    draft.conflicts += _two_activations(draft, place)
     for name, value in entry.defaults.items():
         if name not in draft.values:
             draft.set(name, value, Origin.CLASS_DEFAULT)
@@ -59,51 +59,39 @@ def _resolve_recorded(checkpoint: Checkpoint, entry: Entry) -> Draft:
     return draft
 
 
-def _renamed(config: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
-    """Recorded fields under the names of `entry`'s class, also when they were written for another model type."""
+def _renamed(config: Mapping[str, Any], entry: Entry, place: str, conflicts: list[str]) -> dict[str, Any]:
+    """Recorded fields under the names of `entry`'s class, also when they were written for another model type.
+
+    conflicts: gets a line for each field that is recorded under two names with two values.
+    """
     written_for = load_atlas().first_of(str(config.get("model_type")))
     common = {own: alias for alias, own in written_for.aliases.items()} if written_for else {}
     renamed: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for key, value in config.items():
         if key in _OF_THE_FILE:
             continue
         name = own_name(entry, key)
-        renamed[name if name in entry.defaults else own_name(entry, common.get(key, key))] = value
+        name = name if name in entry.defaults else own_name(entry, common.get(key, key))
+        if name in renamed and renamed[name] != value:
+            conflicts.append(f"{place} says {keys[name]} {renamed[name]} and {key} {value}, which are one field")
+        renamed[name], keys[name] = value, key
     return renamed
 
 
-def _resolve_rope(draft: Draft, entry: Entry, place: str) -> None:
-    """One `rope_parameters` object from the spelling of transformers 4 (`rope_theta`, `rope_scaling`) or 5."""
-    if "rope_parameters" not in entry.defaults:
+def _two_activations(draft: Draft, place: str) -> Iterator[str]:
+    """T5 and its kin derive two fields from `feed_forward_proj`, and take them from the file where they stand there."""
+    projection = draft.values.get("feed_forward_proj")
+    if not isinstance(projection, str):
         return
-    theta = draft.values.get("rope_theta")
-    recorded = draft.values.get("rope_parameters")
-    if isinstance(recorded, Mapping):
-        nested = recorded.get("rope_theta")
-        if not _agree(theta, nested):
-            draft.conflicts.append(f"{place} says rope_theta {theta} and rope_parameters.rope_theta {nested}")
-        return
-    scaling = draft.values.get("rope_scaling")
-    if not is_number(theta) or not (scaling is None or isinstance(scaling, Mapping)):
-        return
-    parameters = {**(scaling or {"rope_type": "default"})}
-    parameters.setdefault("rope_theta", theta)
-    for name in ("rope_theta", "rope_scaling"):
-        draft.values.pop(name, None)
-        draft.origins.pop(name, None)
-    draft.set("rope_parameters", parameters, Origin.RECORDED)
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _agree(one: object, two: object) -> bool:
-    """Whether two recorded numbers are the same up to 32-bit rounding; what is no number contradicts nothing."""
-    if not (is_number(one) and is_number(two)):
-        return True
-    return isclose(float(str(one)), float(str(two)), rel_tol=1e-6)
+    gate, _, activation = projection.rpartition("-")
+    implied = {
+        "dense_act_fn": "gelu_new" if projection == "gated-gelu" else activation,
+        "is_gated_act": gate == "gated",
+    }
+    for name, value in implied.items():
+        if draft.values.get(name, value) != value:
+            yield f"{place} says feed_forward_proj {projection} and {name} {draft.values[name]}"
 
 
 def _compare_with_typed(draft: Draft, checkpoint: Checkpoint, entry: Entry, place: str) -> None:
@@ -113,7 +101,7 @@ def _compare_with_typed(draft: Draft, checkpoint: Checkpoint, entry: Entry, plac
             recorded = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
         else:
             recorded = draft.values.get(typed_name(entry, key))
-        if not _agree(recorded, typed):
+        if not agree(recorded, typed):
             draft.conflicts.append(f"the metadata says {key} {typed}, {place} says {recorded}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isclose
 from typing import Any
 
-from apr.identity.config import is_number
+from apr.identity.rope import is_number
 from apr.identity.typed_config import WITHOUT_EFFECT
 
 _OF_THE_FILE = (

@@ -18,7 +18,6 @@ PROBE_LENGTH = 32
 """One row is enough, and a second costs as much again, which is seconds where a CPU has no 16-bit arithmetic."""
 
 PROBE_TOP_LOGITS = 8
-RUN_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +157,45 @@ def replay_probe(model: torch.nn.Module, recorded: Probe) -> ProbeReplay:
     return replace(replay, noise=rounding_noise(model, lambda: run_tokens(model, recorded.tokens), ids, dtype))
 
 
-def check_that_it_runs(model: torch.nn.Module) -> None:
-    """One short forward pass; DamagedFileError when the model raises, or answers with anything but finite logits.
+def check_that_it_runs(model: torch.nn.Module, *, is_causal: bool = False) -> None:
+    """One short forward pass; DamagedFileError when the model raises, or its logits are not finite, or all alike.
 
     Names and shapes may all be right and the config still describe a model that cannot compute (a head count that
-    does not divide, a rotary width that does not fit, an epsilon of NaN).
+    does not divide, a rotary width that does not fit, an epsilon of NaN), or answers nothing (a multiplier of 0).
+    is_causal: require also that no token is seen before it is predicted.
     """
     import torch
 
-    tokens = default_probe_tokens(_predicted_size(model), min(RUN_LENGTH, _most_positions(model)))
+    (row,) = default_probe_tokens(_predicted_size(model), _most_positions(model))
+    tokens = (row, (*row[:-1], row[-1] - 1 if row[-1] else row[-1] + 1)) if is_causal else (row,)
     logits, _ = _computed(model, tokens)
     if not bool(torch.isfinite(logits).all()):
         count = int((~torch.isfinite(logits)).sum())
         raise _no_answer(model, tokens, f"{count} of {logits.numel()} logits are not finite")
+    if logits.shape[-1] > 1 and bool((logits == logits[..., :1]).all()):
+        raise _no_answer(model, tokens, "the same logit for every token of the vocabulary")
+    if is_causal:
+        _refuse_foresight(model, logits)
+
+
+def _refuse_foresight(model: torch.nn.Module, logits: torch.Tensor) -> None:
+    """Two rows that differ in their last token alone: what stands before it has to be answered alike.
+
+    logits: (2, positions, vocabulary). Two rows of one batch may be rounded differently, within the tolerance of the
+    dtype (on a CPU they are equal to the bit in all classes tried).
+    """
+    earlier = logits[:, :-1]
+    dtype = _coarsest(str(next(model.parameters()).dtype).removeprefix("torch."))
+    allowed = TOLERANCES[dtype].logit_relative * float(earlier.abs().max())
+    difference = float((earlier[0] - earlier[1]).abs().max())
+    if difference > allowed:
+        raise DamagedFileError(
+            f"{type(model).__name__} sees the token it is to predict: it attends to later positions",
+            expected=f"logits that do not depend on later tokens, within {allowed:.2g}",
+            found=f"another last token moves the logits before it by {difference:.3g}",
+            invariant="INV-INIT-PROBE-001",
+            remedy="name a causal language model, or restore the config it was trained with",
+        )
 
 
 def _computed(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float]:
@@ -189,7 +214,7 @@ def _computed(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[
 def _no_answer(model: torch.nn.Module, tokens: Sequence[Sequence[int]], found: str) -> DamagedFileError:
     return DamagedFileError(
         f"{type(model).__name__} does not compute with this config",
-        expected=f"finite logits for {len(tokens[0])} tokens",
+        expected=f"finite logits, not all alike, for {len(tokens[0])} tokens",
         found=found,
         invariant="INV-INIT-PROBE-001",
         remedy="restore the config the weights were trained with",

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from apr.errors import AprError, DamagedFileError
 from apr.formats.base import Checkpoint, Stamp
-from apr.identity.config import is_number
 from apr.identity.folding import fold_names
+from apr.identity.rope import is_number
 from apr.identity.types import (
     Architecture,
     Candidate,

@@ -87,6 +87,7 @@ def _open_single(directory: HeldDirectory, has_index: bool) -> Weights:
                 found="both",
             )
         )
+    problems += [each._replace(is_harmless=True) for each in _stray_shards(directory, [])]
     return Weights((file,), tensors, tuple(problems), {SINGLE_FILE_NAME: texts} if texts else {})
 
 
@@ -206,6 +207,10 @@ def _stray_shards(directory: HeldDirectory, listed: list[str]) -> list[Integrity
         return []
     found = ", ".join(stray[:8]) + (", …" if len(stray) > 8 else "")
     what = "the directory holds shards that the index does not list"
+    if not listed:
+        what = (
+            f"the directory holds shards beside {SINGLE_FILE_NAME}, and no index that lists them: loaders ignore them"
+        )
     return [IntegrityProblem(what, str(directory.path), f"only shards listed in {INDEX_FILE_NAME}", found)]
 
 
