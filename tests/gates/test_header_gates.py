@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,3 +262,15 @@ def test_a_stale_total_size_in_the_index_is_noted_and_accepted(qwen2, tmp_path):
     examination = examine(path)
     assert examination.is_accepted, examination.refusals
     assert any("harmless" in finding.message for finding in examination.findings)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_directory_that_is_named_from_inside_is_examined_and_its_repair_put_beside_it(tmp_path, monkeypatch, name):
+    directory = save_tiny(tmp_path / "runs" / "Qwen2.5-0.5B", "qwen2")
+    inside = directory / "notes"
+    inside.mkdir()
+    monkeypatch.chdir(directory if name == "." else inside)
+    assert examine(Path(name)).is_accepted
+    relabel(directory, "llama", "LlamaForCausalLM")
+    remedies = [str(finding.remedy) for finding in examine(Path(name)).refusals]
+    assert any(f"-o {tmp_path}/runs/Qwen2.5-0.5B.qwen2\n" in remedy for remedy in remedies)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from apr.identity.config import resolve_config
@@ -57,8 +59,8 @@ def test_a_qwen2_that_says_llama_is_named_with_the_tensors_llama_never_asks_for(
     assert verdict.reasons[0] == "the stamps say llama (GGUF), but the tensors show qwen2 (GGUF)"
     assert f"6 tensors {BIASES} are known to qwen2, not to llama" in verdict.reasons
     checkpoint = headers_of(model_of("qwen2").shapes, "llama")
-    recipe = stamp_recipe(checkpoint.path, verdict.evidence.candidates[0].architecture)
-    assert recipe == "apr stamp model.gguf --architecture qwen2 -o model.qwen2.gguf"
+    recipe = stamp_recipe(checkpoint.path, verdict.evidence.candidates[0].architecture, Path("m.qwen2.gguf"))
+    assert recipe == "apr stamp model.gguf --architecture qwen2 -o m.qwen2.gguf"
 
 
 def test_a_qwen2_that_lost_its_biases_is_contradicted() -> None:

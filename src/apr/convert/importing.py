@@ -30,6 +30,7 @@ from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.formats.writing import STAMP_SLACK_BYTES
 from apr.gates.finding import Finding
 from apr.gates.road import Examination, RoadOptions, examine_opened
+from apr.gates.words import beside
 from apr.identity.evidence import model_tensors
 from apr.identity.wrappers import Repair, with_repaired_names
 from apr.loading.pinned import config_facts
@@ -121,7 +122,7 @@ def import_checkpoint(
 def default_output(source: Path) -> Path:
     """`model.safetensors` gives `model.apr` beside it, the directory `qwen` gives `qwen.apr` beside it."""
     path = Path(os.path.realpath(source))
-    return path.with_name(path.name + ".apr") if path.is_dir() else path.with_suffix(".apr")
+    return beside(path, ".apr", is_file=not path.is_dir())
 
 
 def _write(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.words import account, folded, repair_commands, uniform_guess, wrapping
+from apr.gates.words import account, beside, folded, repair_commands, uniform_guess, wrapping
 from apr.identity.evidence import model_tensors
 from apr.identity.gguf_atlas import hugging_face_names
 from apr.identity.types import Naming
@@ -103,7 +103,7 @@ def _remedy(facts: InitFacts) -> str:
     repair = None if facts.checkpoint is None else repair_of(model_tensors(facts.checkpoint))
     if repair is not None:
         path = facts.local_path
-        unwrapped = path.with_name(f"{path.stem}.unwrapped.apr")
+        unwrapped = beside(path, ".unwrapped.apr", is_file=path.is_file())
         return (
             f"apr import {shlex.quote(str(path))} --unwrap -o {shlex.quote(str(unwrapped))}\n"
             f"which renames every tensor ({repair.words}) and changes no byte; {accept}"

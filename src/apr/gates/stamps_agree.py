@@ -18,7 +18,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         return
     claim = facts.verdict.claim
     candidates = facts.verdict.evidence.candidates
-    remedy = repair_commands(facts, candidates[0].architecture) if candidates else None
+    is_wrong = claim.disagreements or claim.unknown
+    remedy = repair_commands(facts, candidates[0].architecture) if candidates and is_wrong else None
     for first, second in claim.disagreements:
         yield Finding(
             ID,
@@ -37,7 +38,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             found=stamp.value,
             remedy=remedy,
         )
-    if not claim.disagreements and not claim.unknown:
+    if not is_wrong:
         count = len(claim.readings)
         message = f"{count} stamp{'s' if count != 1 else ''} agree" if count else "there are no stamps to disagree"
         yield Finding(ID, Status.PASS, message)

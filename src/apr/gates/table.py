@@ -20,6 +20,7 @@ from apr.gates import (
     shapes,
     stamps_agree,
     step0_loss,
+    stored_tables,
     tokenizer_fits,
     values,
 )
@@ -41,6 +42,7 @@ GATES: tuple[Gate, ...] = (
     lineage.HEADERS,
     integrity.BYTES,
     lineage.BYTES,
+    stored_tables.GATE,
     values.GATE,
     receipt.GATE,
     idempotent.GATE,

@@ -78,7 +78,13 @@ def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
 
 def repaired_path(path: Path, architecture: Architecture, is_file: bool) -> Path:
     """Where the recipe puts the repaired copy: beside the original, named for what it is."""
-    return path.with_name(f"{path.stem if is_file else path.name}.{architecture.model_type}{path.suffix}")
+    return beside(path, f".{architecture.model_type}{path.suffix if is_file else ''}", is_file=is_file)
+
+
+def beside(path: Path, ending: str, *, is_file: bool) -> Path:
+    """A path next to `path`, under its name with `ending`, which replaces a file's suffix; `.` has a name too."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name((named.stem if is_file else named.name) + ending)
 
 
 def wrapping(facts: InitFacts) -> str:

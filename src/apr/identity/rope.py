@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import isclose
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from apr.identity.entries import Entry
 from apr.identity.typed_config import Draft
@@ -45,7 +45,7 @@ def resolve_rope(draft: Draft, entry: Entry, place: str) -> None:
     draft.set("rope_parameters", parameters, Origin.RECORDED)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a JSON value is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -159,10 +159,8 @@ def _types(candidates: Sequence[Candidate]) -> str:
     return ", ".join(dict.fromkeys(candidate.architecture.model_type for candidate in candidates))
 
 
-def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path | None = None) -> str:
-    """The exact command that stamps the checkpoint as `architecture`; `output` defaults to a sibling path."""
-    if output is None:
-        output = checkpoint_path.with_name(f"{checkpoint_path.stem}.{architecture.model_type}{checkpoint_path.suffix}")
+def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path) -> str:
+    """The exact command that writes the checkpoint, stamped as `architecture`, to `output`."""
     if architecture.naming is Naming.GGUF:
         source, target = shlex.quote(str(checkpoint_path)), shlex.quote(str(output))
         return f"apr stamp {source} --architecture {architecture.model_type} -o {target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -41,6 +42,11 @@ _MOST_SHARDS = 1000
 # What a header takes: names, shapes and offsets of large models run to 110 to 140 bytes a tensor.
 _BYTES_OF_AN_ENTRY, _BYTES_BESIDE_ENTRIES = 160, 1 << 10
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
+_VARIANT_NAME = re.compile(
+    r"model\.[A-Za-z0-9_]+\.safetensors|(?P<index>model\.safetensors\.index)\.[A-Za-z0-9_]+\.json"
+)
+"""What `save_pretrained(variant="fp16")` writes, in one file or in shards."""
+
 _PICKLE_NAME = re.compile(r".*\.(bin|pt|pth|ckpt)|pytorch_model\.bin\.index\.json")
 
 
@@ -262,7 +268,13 @@ def _no_weights(directory: HeldDirectory) -> DamagedFileError | NotFoundError:
     else:
         what = "the directory holds no weights under the names Hugging Face gives them"
         files = [name for name in names if name.endswith((".apr", ".safetensors"))]
-        if files or directory.is_remote:
+        variant = next((found for name in names if (found := _VARIANT_NAME.fullmatch(name))), None)
+        if variant is not None and not directory.is_remote:
+            what = "the directory holds the weights under the name of a variant, by which loaders find them when asked"
+            plain = INDEX_FILE_NAME if variant["index"] else SINGLE_FILE_NAME
+            link = shlex.quote(str(directory.path / plain))
+            remedy = f"give them the plain name as well: ln -s {shlex.quote(variant[0])} {link}"
+        elif files or directory.is_remote:
             remedy = f"name the file itself: {directory.path / (files or ['FILE.safetensors'])[0]}"
         else:
             remedy = "check the path, or fetch the weight files"
