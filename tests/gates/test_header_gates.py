@@ -274,3 +274,14 @@ def test_a_directory_that_is_named_from_inside_is_examined_and_its_repair_put_be
     relabel(directory, "llama", "LlamaForCausalLM")
     remedies = [str(finding.remedy) for finding in examine(Path(name)).refusals]
     assert any(f"-o {tmp_path}/runs/Qwen2.5-0.5B.qwen2\n" in remedy for remedy in remedies)
+
+
+@pytest.mark.planted_defect("FALSIFY-APR-PRETRAIN-ARCH-009")
+@pytest.mark.parametrize(("added", "is_accepted"), [(20, True), (21, False)])
+def test_special_tokens_that_the_tokenizer_adds_when_it_is_loaded_need_rows_too(tmp_path, added, is_accepted):
+    path = save_tiny(tmp_path / "model", "llama")
+    words = {f"w{number}": number for number in range(VOCABULARY - 20)}
+    (path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordLevel", "vocab": words}}))
+    tokens = [f"<extra{number}>" for number in range(added)]
+    (path / "tokenizer_config.json").write_text(json.dumps({"additional_special_tokens": tokens}))
+    assert examine(path).is_accepted is is_accepted

@@ -44,7 +44,7 @@ _LONGEST_RECORD_BYTES = 64 << 20
 _LONGEST_TOKENIZER_FILE_BYTES = 256 << 20
 
 # Enough to count the vocabulary; the rest of the tokenizer is read only when asked for.
-_VOCABULARY_FILE_NAMES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")
+_VOCABULARY_FILE_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "added_tokens.json")
 
 
 def read_hf_directory(directory: Path) -> Checkpoint:
