@@ -13,7 +13,11 @@ from apr.formats.tokenizer_facts import row_count
 WORDS = {f"w{number}": number for number in range(300)}
 CONFIGS: dict[str, dict[str, Any]] = {
     "nothing added": {},
-    "special tokens of the vocabulary": {"pad_token": "w1", "eos_token": {"__type": "AddedToken", "content": "w2"}, "bos_token": "w3"},
+    "special tokens of the vocabulary": {
+        "pad_token": "w1",
+        "eos_token": {"__type": "AddedToken", "content": "w2"},
+        "bos_token": "w3",
+    },
     "a pad token of its own": {"pad_token": "[PAD]"},
     "the same new token twice": {"pad_token": "<end>", "eos_token": "<end>"},
     "sixty more": {"additional_special_tokens": [f"<e{number}>" for number in range(60)]},
