@@ -9,6 +9,7 @@ from typing import Any
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.gguf_keys import key_findings
 from apr.identity.atlas import load_atlas
 from apr.identity.config import is_number
 from apr.identity.typed_config import EPSILON_FIELD
@@ -52,6 +53,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             found=line,
             remedy=f"apr stamp {facts.path} --set {line.partition(' ')[0]}=VALUE -o OUT",
         )
+    wrong_keys = tuple(key_findings(facts, ID))
+    yield from wrong_keys
     drifted = _drifted(facts)
     for line in drifted:
         yield Finding(
@@ -62,7 +65,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             found=line,
             remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
         )
-    if not (config.missing or config.conflicts or undefined or drifted):
+    if not (config.missing or config.conflicts or undefined or wrong_keys or drifted):
         defaulted = sorted({*_of_the_class(config)})
         note = f"; not in the file, so as its class defines them: {', '.join(defaulted)}" if defaulted else ""
         yield Finding(ID, Status.PASS, f"the facts that no tensor shows are recorded{note}")
@@ -91,7 +94,7 @@ def _undefined(config: ResolvedConfig) -> tuple[str, ...]:
     """`name = value` of known fields that no model can compute with.
 
     NaN, infinity where the class has a finite default, an epsilon below 0, a rotary base of 0 or below. The keys of a
-    GGUF file, for which no class has defaults, are checked when they are read.
+    GGUF file, for which no class has defaults, are checked when they are read, and by `gguf_keys`.
     """
     if config.architecture.naming is Naming.GGUF:
         return ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.identity.types import Kind
+from apr.identity.types import Architecture, Kind, Naming
 
 ID = "FALSIFY-APR-PRETRAIN-ARCH-007"
 
@@ -27,6 +28,10 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # Tensors decide over the label: an encoder stamped as a decoder is still an encoder.
     shown_kinds = {candidate.architecture.kind for candidate in evidence}
     is_decoder = named[0].kind is Kind.DECODER and (not shown_kinds or Kind.DECODER in shown_kinds)
+    open_key = _looks_ahead(facts, named[0])
+    if is_decoder and open_key is not None:
+        yield _ahead(facts, named[0], open_key)
+        return
     if is_decoder:
         yield Finding(ID, Status.PASS, f"{named[0]} predicts the next token")
         return
@@ -41,6 +46,29 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         expected="a decoder",
         found=f"claimed: {named[0]}, {named[0].kind.value}; its tensors are of kind: {kinds}",
         remedy="name a causal language model with --init",
+    )
+
+
+def _looks_ahead(facts: InitFacts, architecture: Architecture) -> str | None:
+    """The key by which a GGUF file says that its tokens attend to those that follow; None where none says so."""
+    if architecture.naming is not Naming.GGUF or facts.checkpoint is None:
+        return None
+    key = f"{architecture.model_type}.attention.causal"
+    return key if facts.checkpoint.metadata.get(key) is False else None
+
+
+def _ahead(facts: InitFacts, architecture: Architecture, key: str) -> Finding:
+    if facts.run_kind is None:
+        message = f"{architecture} attends to the tokens that follow ({key} is false): it predicts no next token"
+        return Finding(ID, Status.UNCHECKED, message)
+    return Finding(
+        ID,
+        Status.REFUSE,
+        "this run trains a next-token predictor, and the keys say that every token attends to those that follow",
+        expected=f"{key} absent or true",
+        found=f"{key} = false",
+        remedy="name a causal language model; if the key is wrong: "
+        f"apr stamp {shlex.quote(str(facts.local_path))} --set {key}=true --in-place",
     )
 
 
