@@ -147,8 +147,8 @@ DECODER_ID = "FALSIFY-APR-PRETRAIN-ARCH-007"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (setting("is_causal", to=False), "is_causal false"),
-        (setting("use_bidirectional_attention", to=True), "use_bidirectional_attention true"),
+        (setting("is_causal", to=False), "is_causal = false"),
+        (setting("use_bidirectional_attention", to=True), "use_bidirectional_attention = true"),
     ],
 )
 def test_a_model_that_attends_to_later_tokens_trains_no_next_token(tmp_path: Path, change: Set, words: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from apr.convert.exporting import export_checkpoint
@@ -77,11 +78,45 @@ def test_a_list_of_datasets_is_a_source(tmp_path: Path) -> None:
     assert inspection(path)["metadata"]["license"] is None
 
 
-def test_validation_says_which_tensors_it_does_not_decode(honest: Path) -> None:
+def test_validation_says_what_it_looked_at_in_quantised_tensors(honest: Path, tmp_path: Path) -> None:
     with open_checkpoint(honest) as checkpoint:
         checks = {check.id: check for check in validate_checkpoint(checkpoint).checks}
-    assert checks["finite"].detail == ("all values are finite; 16 quantised tensors were read as bytes and not decoded")
+    assert checks["finite"].detail == (
+        "all values are finite; of 16 quantised tensors the scales of all blocks were looked at, which decide it"
+    )
+    assert checks["constant"].detail == "0 matrices; 16 quantised ones were not decoded"
     assert {check.status.value for check in checks.values()} == {"pass", "skip"}
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(crafted(PAIRS, [info("b", [32, 1], 9, 0)], bytes([1] * 40)))
+    with open_checkpoint(unknown) as checkpoint:
+        checks = {check.id: check for check in validate_checkpoint(checkpoint).checks}
+    note = "1 tensors were read as bytes only, not for their values (Q8_1)"
+    assert (checks["finite"].detail, checks["all-zero"].detail) == (
+        f"all values are finite; {note}",
+        f"1 matrices; {note}",
+    )
+
+
+@pytest.mark.parametrize(("scale", "counts"), [("nan", "32 NaN and 0"), ("inf", "1 NaN and 31")])
+def test_validation_finds_the_scale_of_a_block_that_is_not_finite(scale: str, counts: str, tmp_path: Path) -> None:
+    block = np.float16(scale).tobytes() + bytes(range(32))
+    path = tmp_path / "x.gguf"
+    path.write_bytes(crafted(PAIRS, [info("a", [32, 2], gguf_file.Q8_0_TENSOR, 0)], b"\0\x3c" + bytes(32) + block))
+    with open_checkpoint(path) as checkpoint:
+        validation = validate_checkpoint(checkpoint)
+    checks = {check.id: check for check in validation.checks}
+    assert (checks["finite"].status.value, validation.failed_tensors) == ("fail", ("a",))
+    assert checks["finite"].detail == (
+        f"{counts} infinite values in a; in 1 of them the scales of quantised blocks are not finite"
+    )
+
+
+def test_validation_warns_of_a_quantised_matrix_that_is_zero(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(crafted(PAIRS, [info("a", [32, 2], gguf_file.Q8_0_TENSOR, 0)], (bytes(2) + bytes([7] * 32)) * 2))
+    with open_checkpoint(path) as checkpoint:
+        checks = {check.id: check for check in validate_checkpoint(checkpoint).checks}
+    assert (checks["all-zero"].status.value, checks["all-zero"].detail) == ("warn", "a")
 
 
 def test_lint_names_what_is_missing_with_commands_that_work(honest: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from apr.gates.config_values import plain_weights_called_quantised, unusable_values
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.gguf_keys import key_findings
 from apr.identity.types import Naming, Origin, ResolvedConfig
 from apr.loading.pinned import drifted_facts
 
@@ -58,6 +59,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             remedy="fetch the quantised weights, or, if they were unpacked on purpose: "
             f"apr stamp {facts.local_path} --set quantization_config=null --in-place",
         )
+    wrong_keys = tuple(key_findings(facts, ID))
+    yield from wrong_keys
     drifted = _drifted(facts)
     for line in drifted:
         yield Finding(
@@ -68,7 +71,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             found=line,
             remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
         )
-    if not (config.missing or config.conflicts or undefined or method or drifted):
+    if not (config.missing or config.conflicts or undefined or method or wrong_keys or drifted):
         defaulted = sorted({*_of_the_class(config)})
         note = f"; not in the file, so as its class defines them: {', '.join(defaulted)}" if defaulted else ""
         yield Finding(ID, Status.PASS, f"the facts that no tensor shows are recorded{note}")

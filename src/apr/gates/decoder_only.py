@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
+from typing import Any
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.identity.types import Kind
+from apr.identity.types import Architecture, Kind, Naming
 
 ID = "FALSIFY-APR-PRETRAIN-ARCH-007"
 
@@ -27,16 +30,9 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # Tensors decide over the label: an encoder stamped as a decoder is still an encoder.
     shown_kinds = {candidate.architecture.kind for candidate in evidence}
     is_decoder = named[0].kind is Kind.DECODER and (not shown_kinds or Kind.DECODER in shown_kinds)
-    if is_decoder and (seeing := _sees_the_answer(facts)) is not None:
-        is_decoder_run = facts.run_kind is Kind.DECODER
-        yield Finding(
-            ID,
-            Status.REFUSE if is_decoder_run else Status.UNCHECKED,
-            f"the config makes {named[0]} attend to later tokens ({seeing}), so it sees the token it is to predict",
-            expected="attention to earlier tokens only",
-            found=seeing,
-            remedy="start from a causal language model" if is_decoder_run else None,
-        )
+    seeing = _looks_ahead(facts, named[0])
+    if is_decoder and seeing is not None:
+        yield _ahead(facts, named[0], *seeing)
         return
     if is_decoder:
         yield Finding(ID, Status.PASS, f"{named[0]} predicts the next token")
@@ -55,15 +51,35 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     )
 
 
-def _sees_the_answer(facts: InitFacts) -> str | None:
-    """The config field that lets every token attend to later ones, None where none does."""
+def _looks_ahead(facts: InitFacts, architecture: Architecture) -> tuple[str, Any] | None:
+    """The key or field, with its value, that lets tokens attend to those that follow; None where none does."""
+    if architecture.naming is Naming.GGUF:
+        key = f"{architecture.model_type}.attention.causal"
+        is_open = facts.checkpoint is not None and facts.checkpoint.metadata.get(key) is False
+        return (key, False) if is_open else None
     values = {} if facts.config is None else facts.config.values
     if values.get("is_causal") is False:
-        return "is_causal false"
+        return "is_causal", False
     # "vision" lets only the tokens of one image see each other.
-    if values.get("use_bidirectional_attention") in (True, "all"):
-        return f"use_bidirectional_attention {values['use_bidirectional_attention']}".lower()
-    return None
+    field = "use_bidirectional_attention"
+    return (field, values[field]) if values.get(field) in (True, "all") else None
+
+
+def _ahead(facts: InitFacts, architecture: Architecture, key: str, value: Any) -> Finding:
+    said = f"{key} = {json.dumps(value)}"
+    if facts.run_kind is None:
+        message = f"{architecture} attends to the tokens that follow ({said}): it predicts no next token"
+        return Finding(ID, Status.UNCHECKED, message)
+    right = "false" if value else "true"
+    return Finding(
+        ID,
+        Status.REFUSE,
+        "this run trains a next-token predictor, and the checkpoint says that every token attends to those that follow",
+        expected=f"{key} absent or {right}",
+        found=said,
+        remedy="name a causal language model; if the value is wrong: "
+        f"apr stamp {shlex.quote(str(facts.local_path))} --set {key}={right} --in-place",
+    )
 
 
 GATE = Gate(ID, "a decoder-only run starts from a decoder", Stage.HEADERS, _check)

@@ -17,16 +17,17 @@ def norm_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
     """Norm gains that contradict what the claimed class computes with them."""
     assert facts.plan is not None
     claimed = facts.plan.target.architecture
-    convention = convention_of(claimed.model_type, facts.plan.target.config.values)
-    # The converter of llama.cpp adds the one, so that every gain lies around one; what a class of the user's own
-    # computes, nobody knows.
-    is_known = claimed.naming is Naming.HUGGING_FACE and load_atlas().find_model_type(claimed.model_type)
+    is_gguf = claimed.naming is Naming.GGUF
+    # llama.cpp computes x * w in every norm; its converter adds the one where the model's own class does not.
+    convention = Convention.PLAIN if is_gguf else convention_of(claimed.model_type, facts.plan.target.config.values)
+    # What a class of the user's own computes, nobody knows.
+    is_known = is_gguf or load_atlas().find_model_type(claimed.model_type)
     if convention is Convention.EITHER or not is_known:
         return
     centre = gain_centre(seen)
     dead = dead_gains(seen.values()) if convention is Convention.PLAIN else ()
     if centre is not None and (centre is GainCentre.ZERO) is not (convention is Convention.ADDS_ONE):
-        yield _other_convention(facts, claimed, convention, centre)
+        yield _one_is_missing() if is_gguf else _other_convention(facts, claimed, convention, centre)
     elif dead:
         yield Finding(
             VALUES_ID,
@@ -37,6 +38,18 @@ def norm_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
             found=folded(dead),
             remedy=VALUES_REMEDY,
         )
+
+
+def _one_is_missing() -> Finding:
+    return Finding(
+        VALUES_ID,
+        Status.REFUSE,
+        "the norm gains lie around 0, and llama.cpp computes x * w with them: the one is missing that its converter "
+        "adds to the gains of a model that computes x * (1 + w)",
+        expected="norm gains around 1",
+        found="norm gains around 0",
+        remedy="convert the model again with the converter of llama.cpp, or get a copy that it wrote",
+    )
 
 
 def _other_convention(facts: InitFacts, claimed: Architecture, own: Convention, centre: GainCentre) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.gguf_keys import token_findings
 from apr.gates.words import vocabulary_size
 
 FITS_ID = "FALSIFY-APR-PRETRAIN-ARCH-009"
@@ -14,6 +15,8 @@ SAME_ID = "FALSIFY-APR-PRETRAIN-ARCH-010"
 
 def _check_fits(facts: InitFacts) -> Iterable[Finding]:
     rows = vocabulary_size(facts)
+    if rows is not None:
+        yield from token_findings(facts, rows, FITS_ID)
     sizes = _tokenizer_sizes(facts)
     if rows is None or not sizes:
         note = facts.checkpoint.tokenizer_note if facts.checkpoint is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from apr.formats.dtypes import ENCODINGS
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
@@ -42,7 +43,20 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     ]
     yield from findings
     if not any(finding.status is Status.REFUSE for finding in findings):
-        yield Finding(ID, Status.PASS, f"{len(seen)} tensors hold finite values that fit their roles")
+        yield from _all_is_well(seen)
+
+
+def _all_is_well(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    unknown = sorted(value.entry.dtype for value in seen.values() if not value.has_known_values)
+    if unknown:
+        kinds = ", ".join(dict.fromkeys(unknown))
+        message = f"{len(unknown)} tensors were read as bytes only: what the blocks of {kinds} hold is not known"
+        yield Finding(ID, Status.UNCHECKED, message)
+    blocks = sum(ENCODINGS[value.entry.dtype].is_quantized for value in seen.values()) - len(unknown)
+    note = f"; of {blocks} quantised ones the scale and the codes of every block say so" if blocks else ""
+    if len(seen) > len(unknown):
+        count = len(seen) - len(unknown)
+        yield Finding(ID, Status.PASS, f"{count} tensors hold finite values that fit their roles{note}")
 
 
 def _forbidden(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:

@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.formats.base import TensorEntry
+from apr.formats.blocks import BLOCK_RULES
 from apr.formats.dtypes import ENCODINGS, DType
+from apr.loading.block_values import BlockValues, whole_blocks
 from apr.loading.digest import TensorDigest
 from apr.storage.checksums import Blake3, crc32
 from apr.storage.digests import StoredSums, usable_cores
@@ -28,9 +30,11 @@ class TensorFacts(NamedTuple):
     """What one stored tensor's bytes show.
 
     non_finite_count, is_all_zero, is_constant and trailing_zero_bytes (zero bytes at the end) are exact over all
-    elements. The rest is over `sampled_count` elements (at most 16,384 of a chunk of 1 MiB), None for block-quantised
-    dtypes and empty tensors: excess_kurtosis is 0 for a normal distribution, negative_share the part below zero,
-    row_spread the standard deviation of the rows' mean squares over their mean (None with fewer than 8 whole rows).
+    elements. Of block-quantised dtypes the scales and codes show the first two (see `has_known_values`), and
+    is_constant is False. The rest is over `sampled_count` elements (at most 16,384 of a chunk of 1 MiB), None for
+    block-quantised dtypes and empty tensors: excess_kurtosis is 0 for a normal distribution, negative_share the part
+    below zero, row_spread the standard deviation of the rows' mean squares over their mean (None with fewer than 8
+    whole rows).
     """
 
     entry: TensorEntry
@@ -48,6 +52,11 @@ class TensorFacts(NamedTuple):
     excess_kurtosis: float | None = None
     negative_share: float | None = None
     row_spread: float | None = None
+
+    @property
+    def has_known_values(self) -> bool:
+        """Whether anything was looked at but bytes: of a block type without rules nothing is known."""
+        return not ENCODINGS[self.entry.dtype].is_quantized or self.entry.dtype in BLOCK_RULES
 
     @property
     def sums(self) -> StoredSums:
@@ -97,11 +106,14 @@ def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
     moments = _Moments(columns=entry.shape[-1] if len(entry.shape) > 1 else 0)
     sample_every = max(1, -(-entry.size_bytes // CHUNK_BYTES) // MOST_CHUNKS_SAMPLED)
     bits = _Bits(layout, word_type)
-    for index, chunk in enumerate(entry.stream(CHUNK_BYTES)):
+    blocks = BlockValues(entry) if ENCODINGS[entry.dtype].is_quantized else None
+    for index, chunk in enumerate(entry.stream(CHUNK_BYTES if blocks is None else whole_blocks(entry, CHUNK_BYTES))):
         hasher.update(chunk)
         checksum = crc32(chunk, checksum)
         words = np.frombuffer(chunk, dtype=word_type)
         bits.add(words)
+        if blocks is not None:
+            blocks.add(chunk)
         if index % sample_every == 0:
             sample = _as_float64(words[:SAMPLE_ELEMENTS_PER_CHUNK], entry.dtype)
             if sample is not None:
@@ -110,8 +122,9 @@ def read_tensor_facts(entry: TensorEntry) -> TensorFacts:
         entry=entry,
         crc32=checksum,
         blake3_hex=hasher.hexdigest(),
-        non_finite_count=bits.non_finite_count,
-        is_all_zero=entry.size_bytes > 0 and bits.trailing_zero_bytes == entry.size_bytes,
+        non_finite_count=bits.non_finite_count if blocks is None else blocks.non_finite_count,
+        is_all_zero=(entry.size_bytes > 0 and bits.trailing_zero_bytes == entry.size_bytes)
+        or (blocks is not None and blocks.is_all_zero),
         is_constant=entry.element_count > 1 and bits.is_constant and not ENCODINGS[entry.dtype].is_quantized,
         sampled_count=moments.count,
         mean=moments.mean,

@@ -77,6 +77,7 @@ def _identity(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
 def _keys(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
     """Keys of a GGUF file that its architecture needs and nobody wrote, and those that its tensors contradict."""
     from apr.identity.config import resolve_config
+    from apr.identity.gguf_keys import key_faults
 
     if verdict.claim.architecture is None:
         return
@@ -90,6 +91,11 @@ def _keys(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
     for key in config.missing:
         suggestion = f"{_command(checkpoint)} --set {key}=VALUE --in-place"
         yield Issue(Level.WARN, "Identity", f"{key} is recorded nowhere, so readers have to guess it", suggestion)
+    for fault in key_faults(checkpoint, verdict.claim.architecture.model_type, config.values):
+        settings = " ".join(f"--set {shlex.quote(each)}" for each in fault.settings)
+        suggestion = f"{_command(checkpoint)} {settings} --in-place" if settings else "convert the model again"
+        message = f"the key {fault.key} {fault.message}: expected {fault.expected}, found {fault.found}"
+        yield Issue(Level.ERROR, "Identity", message, suggestion)
 
 
 def _provenance(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:

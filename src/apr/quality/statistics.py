@@ -98,7 +98,9 @@ def value_chunks(entry: TensorEntry) -> Iterator[Values]:
     if ENCODINGS[entry.dtype].is_quantized:
         from apr.formats.apr2.dequantize import dequantize
 
-        whole = dequantize(entry.read_bytes(), entry.dtype, entry.shape, where=entry.name).reshape(-1)
+        # A code of zero under an infinite scale raises a flag.
+        with np.errstate(invalid="ignore"):
+            whole = dequantize(entry.read_bytes(), entry.dtype, entry.shape, where=entry.name).reshape(-1)
         for start in range(0, whole.size, CHUNK_BYTES):
             yield whole[start : start + CHUNK_BYTES].astype(np.float64)
         return

@@ -79,7 +79,7 @@ def validate_checkpoint(checkpoint: Checkpoint) -> Validation:
         _outcome("structure", "headers, extents and sizes agree", (), f"{count} tensors inside the file, no overlap"),
         _outcome("checksums", "recorded checksums and digests are right", damage, _sums_of(checkpoint)),
         _weights_digest_check(checkpoint, facts),
-        _finite_check(checkpoint, not_finite, nan_count, inf_count),
+        _finite_check(facts, not_finite, nan_count, inf_count),
         *_empty_checks(checkpoint, facts, all_zero),
     )
     return Validation(checks, nan_count, inf_count, all_zero, not_finite)
@@ -137,14 +137,26 @@ def _count_non_finite(checkpoint: Checkpoint, names: Iterable[str]) -> tuple[int
     return sum(each.nan_count for each in found), sum(each.inf_count for each in found)
 
 
-def _finite_check(checkpoint: Checkpoint, names: tuple[str, ...], nan_count: int, inf_count: int) -> Check:
+def _finite_check(facts: Mapping[str, TensorFacts], names: tuple[str, ...], nan_count: int, inf_count: int) -> Check:
     id, name = "finite", _AFTER_STRUCTURE["finite"]
     if names:
-        detail = f"{nan_count:,} NaN and {inf_count:,} infinite values in {_listed(names)}"
-        return Check(id, name, CheckStatus.FAIL, detail, is_content=True)
-    blocks = sum(ENCODINGS[entry.dtype].is_quantized for entry in checkpoint.tensors.values())
-    rest = f"; {blocks} quantised tensors were read as bytes and not decoded" if blocks else ""
-    return Check(id, name, CheckStatus.PASS, f"all values are finite{rest}", is_content=True)
+        count = sum(facts[each].non_finite_count for each in names)
+        # Decoding takes scales that are not finite for zero in some block types, and is not known of others.
+        counts = (
+            f"{nan_count:,} NaN and {inf_count:,} infinite" if nan_count or inf_count else f"{count:,} NaN or infinite"
+        )
+        blocks = sum(ENCODINGS[facts[each].entry.dtype].is_quantized for each in names)
+        why = f"; in {blocks} of them the scales of quantised blocks are not finite" if blocks else ""
+        return Check(id, name, CheckStatus.FAIL, f"{counts} values in {_listed(names)}{why}", is_content=True)
+    blocks = sum(ENCODINGS[each.entry.dtype].is_quantized and each.has_known_values for each in facts.values())
+    rest = f"; of {blocks} quantised tensors the scales of all blocks were looked at, which decide it" if blocks else ""
+    return Check(id, name, CheckStatus.PASS, f"all values are finite{rest}{_not_looked_at(facts)}", is_content=True)
+
+
+def _not_looked_at(facts: Mapping[str, TensorFacts]) -> str:
+    unknown = sorted(each.entry.dtype for each in facts.values() if not each.has_known_values)
+    kinds = ", ".join(dict.fromkeys(unknown))
+    return f"; {len(unknown)} tensors were read as bytes only, not for their values ({kinds})" if unknown else ""
 
 
 def _empty_checks(
@@ -156,9 +168,15 @@ def _empty_checks(
     constant = tuple(
         sorted(name for name, fact in facts.items() if name in matrices and fact.is_constant and not fact.is_all_zero)
     )
+    decoded = sum(not ENCODINGS[checkpoint.tensors[name].dtype].is_quantized for name in matrices)
+    not_decoded = f"; {len(matrices) - decoded} quantised ones were not decoded" if decoded < len(matrices) else ""
+    passed = {
+        "all-zero": f"{len(matrices)} matrices{_not_looked_at(facts)}",
+        "constant": f"{decoded} matrices{not_decoded}",
+    }
     for id, names in (("all-zero", zero), ("constant", constant)):
         status = CheckStatus.WARN if names else CheckStatus.PASS
-        detail = _listed(names) if names else f"{len(matrices)} matrices"
+        detail = _listed(names) if names else passed[id]
         yield Check(id, _AFTER_STRUCTURE[id], status, detail, is_content=True)
 
 

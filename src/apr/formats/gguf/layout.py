@@ -97,6 +97,7 @@ DTYPE_OF_CODE: dict[int, DType] = {
 """Code of a tensor type (`gguf.constants.GGMLQuantizationType`); the codes between were given up by their makers."""
 
 ARCHITECTURE_KEY = "general.architecture"
+TYPE_KEY = "general.type"
 ALIGNMENT_KEY = "general.alignment"
 DATASETS_KEY = "general.datasets"
 LICENSE_KEY = "general.license"
