@@ -16,6 +16,21 @@ from apr.loading.quiet import quiet_zoo
 State = dict[str, torch.Tensor]
 
 
+def save_kind(base: Path, directory: Path, kind: str, **config: Any) -> Path:
+    """An adapter of any kind of PEFT (`IA3Config`, ...) over the model in `base`, every trained tensor random."""
+    import peft
+    import transformers
+
+    with quiet_zoo():
+        settings = getattr(peft, kind)(task_type="CAUSAL_LM", **config)
+        model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), settings)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter.data, std=0.5)
+        model.save_pretrained(directory)
+    return directory
+
+
 def save_adapter(
     base: Path, directory: Path, *, auto: str = "AutoModelForCausalLM", fresh: bool = False, **config: Any
 ) -> Path:
@@ -133,3 +148,48 @@ def strayed(state: State) -> State:
 
 def without_head(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if "lora" in name}
+
+
+def without_magnitudes(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if "magnitude" not in name}
+
+
+def without_one_magnitude(state: State) -> State:
+    one = next(name for name in state if "magnitude" in name)
+    return {name: tensor for name, tensor in state.items() if name != one}
+
+
+def zero_magnitudes(state: State) -> State:
+    return {name: tensor * 0 if "magnitude" in name else tensor for name, tensor in state.items()}
+
+
+def short_magnitudes(state: State) -> State:
+    return {name: tensor[:3] if "magnitude" in name else tensor for name, tensor in state.items()}
+
+
+def without_biases(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("bias")}
+
+
+def without_rows(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if "trainable_tokens_delta" not in name}
+
+
+def without_diagonals(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if "lora_diag" not in name}
+
+
+def zero_head(state: State) -> State:
+    return {name: tensor * 0 if "lm_head" in name else tensor for name, tensor in state.items()}
+
+
+def constant_head(state: State) -> State:
+    return {name: tensor * 0 + 1 if "lm_head" in name else tensor for name, tensor in state.items()}
+
+
+def head_of_no_numbers(state: State) -> State:
+    return {name: tensor * float("nan") if "lm_head" in name else tensor for name, tensor in state.items()}
+
+
+def zero_pairs(state: State) -> State:
+    return zero_inputs(zero_outputs(state))

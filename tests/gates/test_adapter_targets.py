@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apr.gates.adapters.targets import promised_modules, rank_of
+from apr.gates.adapters.targets import promised_modules, stated_for
 
 MODULES = (
     "model.embed_tokens",
@@ -76,8 +76,27 @@ def test_what_the_files_cannot_tell_is_not_guessed(config: dict[str, Any]) -> No
         ({"q_proj": 2}, "model.layers.0.self_attn.my_q_proj", 4),
         ({"^model.layers.1.self_attn.q_proj": 2}, "model.layers.1.self_attn.q_proj", 2),
         ({"^layers.1.self_attn.q_proj": 2}, "model.layers.1.self_attn.q_proj", 4),
-        ({r".*\.q_proj": 2}, "model.layers.1.self_attn.q_proj", None),
+        ({r".*\.q_proj": 2}, "model.layers.1.self_attn.q_proj", 2),
+        ({r"layers\.\d+\.self_attn\.[qk]_proj": 2}, "model.layers.10.self_attn.q_proj", 2),
+        ({"q_proj|v_proj": 2}, "model.layers.1.self_attn.v_proj", 2),
+        ({r"proj$": 2}, "model.layers.1.self_attn.q_proj", 4),
+        ({"nothing.*": 8, "q_proj": 2, ".*proj": 6}, "model.layers.1.self_attn.q_proj", 2),
     ],
 )
-def test_ranks_are_those_of_the_pattern(pattern: dict[str, int], module: str, rank: int | None) -> None:
-    assert rank_of({"r": 4, "rank_pattern": pattern}, module) == rank
+def test_ranks_are_those_of_the_first_pattern_that_fits(pattern: dict[str, int], module: str, rank: int) -> None:
+    other = pytest.importorskip("peft.utils.other", reason="peft is not installed")
+    assert stated_for({"r": 4, "rank_pattern": pattern}, "rank_pattern", "r", [module]) == {module: rank}
+    assert pattern.get(other.get_pattern_key(pattern.keys(), module), 4) == rank
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rank_pattern": {"(unclosed": 2}},
+        {"rank_pattern": [1]},
+        {"rank_pattern": {"q_proj": 2}, "target_parameters": ["mlp.experts.gate_up_proj"]},
+    ],
+    ids=str,
+)
+def test_patterns_that_cannot_be_matched_are_not_guessed(config: dict[str, Any]) -> None:
+    assert stated_for({"r": 4, **config}, "rank_pattern", "r", MODULES) is None

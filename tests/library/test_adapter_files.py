@@ -69,7 +69,33 @@ DEFECTS = [
     (same, {"r": 8}, SHAPE, "8 LoRA tensors are not of the rank that the config states"),
     (same, {"lora_alpha": 0}, IDENTITY, "does not say how the adapter is applied"),
     (same, {"lora_alpha": None}, IDENTITY, "lora_alpha is None"),
+    (same, {"lora_alpha": float("nan")}, IDENTITY, "lora_alpha is nan, not a positive number"),
+    (same, {"lora_alpha": float("inf")}, IDENTITY, "lora_alpha is inf, not a positive number"),
+    (same, {"r": 4.0}, IDENTITY, "r is 4.0, not a positive number without fraction"),
+    (same, {"alpha_pattern": {"q_proj": 0, "v_proj": 0}}, IDENTITY, "alpha_pattern gives 0, not a positive number"),
+    (same, {"alpha_pattern": {"q_proj": 0}}, IDENTITY, "to model.layers.{0–1}.self_attn.q_proj (2)"),
+    (same, {"alpha_pattern": {r"layers\.\d.*": 0.0}}, IDENTITY, "alpha_pattern gives 0.0"),
+    (same, {"alpha_pattern": {"v_proj": float("nan")}}, IDENTITY, "alpha_pattern gives nan"),
+    (same, {"alpha_pattern": {"v_proj": None}}, IDENTITY, "alpha_pattern gives None"),
+    (same, {"use_rslora": "false"}, IDENTITY, "use_rslora is the text 'false', and PEFT takes any text for true"),
+    (same, {"rank_pattern": {r".*\.v_proj": 2}}, SHAPE, "4 LoRA tensors are not of the rank"),
+    (same, {"use_dora": True}, COVERAGE, "4 adapted modules lack DoRA magnitudes"),
+    (same, {"kasa_config": {"beta": 1e-4}}, COVERAGE, "4 adapted modules lack singular values of KaSA"),
+    (same, {"lora_bias": True}, COVERAGE, "4 adapted modules lack biases of `lora_B`"),
+    (
+        same,
+        {"bias": "all"},
+        COVERAGE,
+        "6 biases of the base were trained, as the config says (bias), and the file holds",
+    ),
+    (same, {"bias": "lora_only"}, COVERAGE, "4 biases of the base were trained"),
+    (same, {"trainable_token_indices": [1]}, COVERAGE, "the file lacks the rows of tokens"),
     (same, {"peft_type": None}, IDENTITY, "peft_type names no kind of adapter"),
+    (same, {"peft_type": "BANANA"}, IDENTITY, "peft_type is 'BANANA', which is no kind of adapter of PEFT"),
+    (same, {"peft_type": "lora"}, IDENTITY, "peft_type is 'lora', which PEFT reads as 'LORA' only"),
+    (same, {"peft_type": "IA3"}, COVERAGE, "none of 8 tensors is one of IA3"),
+    (same, {"peft_type": "VERA"}, COVERAGE, "none of 8 tensors is one of VERA"),
+    (same, {"peft_type": "ADALORA"}, COVERAGE, "none of 8 tensors is one of ADALORA"),
 ]
 
 
@@ -135,6 +161,53 @@ def test_files_that_cannot_be_read_are_findings(adapter: Path, tmp_path: Path) -
     data = (short / "adapter_model.safetensors").read_bytes()
     (short / "adapter_model.safetensors").write_bytes(data[:-4])
     assert "INV-FILE-INTEGRITY-001" in {finding.id for finding in apr.preflight(short).refusals}
+
+
+def test_what_is_expected_in_place_of_an_unknown_kind_is_listed(adapter: Path, tmp_path: Path) -> None:
+    refused = apr.preflight(mutate(adapter, tmp_path / "unknown", same, peft_type="BANANA")).refusals
+    assert "peft_type LORA" in str(refused[0].expected)
+    assert "IA3" in str(refused[0].expected)
+
+
+def test_an_alpha_for_modules_that_are_not_adapted_changes_nothing(adapter: Path, tmp_path: Path) -> None:
+    assert apr.preflight(mutate(adapter, tmp_path / "other", same, alpha_pattern={"o_proj": 0})).is_accepted
+
+
+def test_an_alpha_pattern_that_cannot_be_matched_is_said_to_be_undecided(adapter: Path, tmp_path: Path) -> None:
+    examination = apr.preflight(mutate(adapter, tmp_path / "odd", same, alpha_pattern={"(unclosed": 0}))
+    assert "which modules alpha_pattern scales, the config alone does not tell" in {
+        each.message for each in examination.findings
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_beside_a_model_is_said_to_be_unchecked_and_what_it_does(
+    adapter: Path, qwen2: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    both = Path(shutil.copytree(qwen2, tmp_path / "both"))
+    shutil.copy(adapter / "adapter_config.json", both)
+    assert "looks for the adapter's weights and fails" in _said_beside(both)
+    with pytest.raises(OSError, match="adapter_model"):
+        AutoModelForCausalLM.from_pretrained(both)
+    shutil.copy(adapter / "adapter_model.safetensors", both)
+    assert "lays that adapter over these weights by itself" in _said_beside(both)
+    tokens = torch.arange(3, 20)[None]
+    assert not torch.equal(
+        AutoModelForCausalLM.from_pretrained(both)(tokens).logits,
+        AutoModelForCausalLM.from_pretrained(qwen2)(tokens).logits,
+    )
+    verified, _ = apr.load_verified(None, both)
+    assert torch.equal(verified(tokens).logits, AutoModelForCausalLM.from_pretrained(qwen2)(tokens).logits)
+    assert _said_beside(qwen2) == ""
+
+
+def _said_beside(path: Path) -> str:
+    examination = apr.preflight(path)
+    assert examination.is_accepted
+    return " ".join(each.message for each in examination.findings if "beside the model" in each.message)
 
 
 def test_a_model_with_an_adapter_beside_it_is_a_model(adapter: Path, qwen2: Path, tmp_path: Path) -> None:

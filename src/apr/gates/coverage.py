@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from apr.formats.peft.read import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAMES
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import account, beside, folded, repair_commands, uniform_guess, wrapping
@@ -23,6 +24,13 @@ NOT_LOADED = (
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
+    yield from _account(facts)
+    beside = _adapter_beside(facts)
+    if beside is not None:
+        yield beside
+
+
+def _account(facts: InitFacts) -> Iterable[Finding]:
     if facts.plan is None or facts.checkpoint is None:
         yield Finding(ID, Status.UNCHECKED, facts.plan_note or "no load plan could be made")
         return
@@ -69,6 +77,30 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
                 "before the names of its base model"
             )
         yield Finding(ID, Status.PASS, f"{len(ledger.filled)} filled, 0 unfilled, 0 unused{covered}")
+
+
+def _adapter_beside(facts: InitFacts) -> Finding | None:
+    """What is said of an adapter in a model's own directory, whose tensors no plan of the model holds.
+
+    Not refused: models are published so (`granite_speech`), and whoever loads the planned tensors alone has the model.
+    Of a directory on another machine it is not asked, as each name costs a request.
+    """
+    directory = None if facts.checkpoint is None else facts.checkpoint.directory
+    if directory is None or directory.is_remote or not directory.has(ADAPTER_CONFIG_NAME):
+        return None
+    path = shlex.quote(str(directory.path))
+    if any(directory.has(name) for name in ADAPTER_WEIGHTS_NAMES):
+        said = "where PEFT is installed, transformers' from_pretrained lays that adapter over these weights by itself"
+        remedy = f"move the adapter into a directory of its own, and check it: apr preflight ADAPTER_DIR --base {path}"
+    else:
+        said = "where PEFT is installed, transformers' from_pretrained looks for the adapter's weights and fails"
+        remedy = f"remove it, if the adapter is merged: rm {shlex.quote(str(directory.path / ADAPTER_CONFIG_NAME))}"
+    return Finding(
+        ID,
+        Status.UNCHECKED,
+        f"{ADAPTER_CONFIG_NAME} lies beside the model: {said}; only the model's own weights were looked at",
+        remedy=remedy,
+    )
 
 
 def unloadable(facts: InitFacts) -> Finding | None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import AprError
 from apr.gates import coverage, receipt, shapes
-from apr.gates.adapters.facts import PREFIX, Adapter, adapter_facts, open_adapter
+from apr.gates.adapters.facts import (
+    PREFIX,
+    Adapter,
+    adapter_facts,
+    lora_tensors,
+    open_adapter,
+    without_partner,
+)
 from apr.gates.adapters.road import AdapterOptions, base_of, examine_adapter, judge_files
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -80,8 +87,9 @@ def verify_adapter(
 def refuse_unnamed_adapters(resident: ResidentModel, *, named: str | None = None) -> None:
     """Refuse adapters over the model that are more than an identity, other than the one called `named`.
 
-    A fresh LoRA is an identity while `lora_B` is zero, a fresh `modules_to_save` while it equals the module it copies;
-    of other kinds it cannot be known, so they have to be named or declared fresh.
+    A fresh LoRA is an identity while a half of each pair is zero (`lora_B`, of an embedding `lora_A`), a fresh
+    `modules_to_save` while it equals the module it copies; of other kinds it cannot be known, so they have to be named
+    or declared fresh.
     """
     owner = owner_of(resident.unwrapped)
     if owner is None:
@@ -115,15 +123,14 @@ def _acts(resident: ResidentModel, owner: Any, name: str) -> bool:
         return True
     state = {key: whole_tensor(value) for key, value in adapter_state(owner, name, frozenset()).items()}
     base = {PREFIX + key: value for key, value in resident.tensors.items()}
-    for key, value in state.items():
-        parts = key.split(".")
-        if "lora_B" in parts or "lora_embedding_B" in parts:
-            if bool(torch.count_nonzero(value)):
-                return True
-        elif "lora_A" not in parts and "lora_embedding_A" not in parts:
-            copied = base.get(key if key.startswith(PREFIX) else PREFIX + key)
-            if copied is None or not torch.equal(copied.detach().cpu(), value.detach().cpu().to(copied.dtype)):
-                return True
+    pairs = lora_tensors(state)
+    moving = [pair for pair in pairs if bool(torch.count_nonzero(state[pair.name]))]
+    if len(without_partner(moving)) < len(moving):  # A pair changes something when neither half is zero.
+        return True
+    for key in state.keys() - {pair.name for pair in pairs}:
+        copied = base.get(key if key.startswith(PREFIX) else PREFIX + key)
+        if copied is None or not torch.equal(copied.detach().cpu(), state[key].detach().cpu().to(copied.dtype)):
+            return True
     return False
 
 

@@ -21,8 +21,9 @@ CONFIG_ID = "INV-INIT-CONFIG-001"
 RECEIPT_ID = "INV-INIT-RECEIPT-001"
 PROBE_ID = "INV-INIT-PROBE-001"
 
-# Fields of `adapter_config.json` that no tensor shows and that change what the adapter computes.
-_UNSEEN = ("lora_alpha", "use_rslora", "alpha_pattern", "fan_in_fan_out", "use_dora")
+# Fields of `adapter_config.json` that no tensor shows and that change what the adapter computes. `fan_in_fan_out` is
+# none of them: PEFT corrects it, in the config too, to what the class of the adapted layer asks for.
+_UNSEEN = ("lora_alpha", "use_rslora", "alpha_pattern", "use_dora")
 
 
 def applied_gates(
@@ -37,6 +38,8 @@ def applied_gates(
         return _applied(unwrapped.module, name)
 
     def effect(facts: InitFacts) -> Iterable[Finding]:
+        if adapter.config.get("alora_invocation_tokens"):
+            return [_unchecked("the adapter acts after its invocation tokens only, which the probe does not hold")]
         return [_effect(unwrapped, owner, name, is_fresh) if probe else _unchecked("the caller left it out")]
 
     gates = [

@@ -27,6 +27,8 @@ def split_adapters(module: torch.nn.Module, names: Iterable[str]) -> Split:
     for prefix, inner in module.named_modules():
         if is_instance(inner, "peft.tuners.tuners_utils", "BaseTunerLayer"):
             wrapped[f"{prefix}."] = "base_layer."
+        elif is_instance(inner, "peft.utils.other", "TrainableTokensWrapper"):
+            wrapped[f"{prefix}."] = "token_adapter."
         elif is_instance(inner, "peft.utils.other", "AuxiliaryTrainingWrapper"):
             wrapped[f"{prefix}."] = "original_module."
     if not wrapped:

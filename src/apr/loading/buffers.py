@@ -68,9 +68,11 @@ def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str
 
 
 def non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that the state dict leaves out, by full name."""
+    """Buffers that the state dict leaves out, by full name; those that PEFT put there are the adapter's."""
     found: dict[str, torch.Tensor] = {}
     for prefix, module in model.named_modules():
+        if type(module).__module__ == "peft.tuners._buffer_dict":
+            continue
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers.get(name)
             if buffer is not None:

@@ -17,6 +17,8 @@ from apr.storage.reading import HeldDirectory
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+ADAPTER_WEIGHTS_NAMES = (ADAPTER_WEIGHTS_NAME, "adapter_model.bin")
+"""Those that PEFT looks for; only the first is read here."""
 
 _LONGEST_CONFIG_BYTES = 16 << 20
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from apr.gates.adapters.companions import is_companion
 from apr.gates.adapters.facts import PREFIX, Adapter, LoraTensor, lora_tensors
-from apr.gates.adapters.targets import modules_to_save, promised_modules, rank_of, saved_modules
+from apr.gates.adapters.targets import modules_to_save, promised_modules, saved_modules, stated_for
 
 Shape = tuple[int, ...]
 
-_BESIDE_LORA = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_B.bias", ".trainable_tokens_delta")
+_SPLIT_MATRICES = ("use_bdlora", "use_qalora")
+"""Settings with which a matrix has a part of the width, or of the rank, that it has otherwise."""
 
 
 class BaseModules(NamedTuple):
@@ -18,12 +20,14 @@ class BaseModules(NamedTuple):
 
     expert_owners: modules that hold experts one by one on disk; the zoo may merge or rename what is in them in memory,
     where PEFT looks for modules. by_tail: shapes of tensors by the end of their name, whatever stands before it.
+    tied: modules whose weight is that of another one.
     """
 
     weights: Mapping[str, Shape | None]
     tensors: Mapping[str, Shape]
     by_tail: Mapping[str, Shape]
     expert_owners: frozenset[str]
+    tied: frozenset[str]
 
 
 class Account(NamedTuple):
@@ -31,8 +35,9 @@ class Account(NamedTuple):
 
     nowhere: adapted modules the base does not have. unpromised: adapted modules the config does not name. bare:
     promised modules without tensors. unsaved: modules to train whole, without tensors. strays: tensors that no rule
-    of PEFT gives a place. misfits: (tensor, shape in the file, shape the base and the rank ask for). undecided: why a
-    side could not be looked at, None when both were.
+    of PEFT gives a place. biases: those of the base that the config says were trained, where the file has none.
+    misfits: (tensor, shape in the file, shape the base and the rank ask for). undecided: why a side could not be looked
+    at, None when both were.
     """
 
     nowhere: tuple[str, ...] = ()
@@ -40,20 +45,27 @@ class Account(NamedTuple):
     bare: tuple[str, ...] = ()
     unsaved: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
     misfits: tuple[tuple[str, Shape, str], ...] = ()
     promised_count: int = 0
     undecided: str | None = None
 
 
-def base_modules(shapes: Mapping[str, Shape]) -> BaseModules:
-    """The modules that own the tensors `shapes` (name to shape) of a base model."""
+def base_modules(shapes: Mapping[str, Shape], tied: Iterable[str] = ()) -> BaseModules:
+    """The modules that own the tensors `shapes` (name to shape) of a base model. tied: names that share a tensor."""
     owners = {name.rpartition(".")[0] for name in shapes}
     return BaseModules(
         weights={owner: shapes.get(f"{owner}.weight") for owner in owners if owner},
         tensors=shapes,
         by_tail={_tensor_tail(name): shape for name, shape in shapes.items()},
         expert_owners=frozenset(owner.partition(".experts.")[0] for owner in owners if ".experts." in owner),
+        tied=frozenset(name.rpartition(".")[0] for name in tied),
     )
+
+
+def held_by(base: BaseModules, names: Iterable[str]) -> frozenset[str]:
+    """Those of an adapter's `names` that are tensors of the base, held whole."""
+    return frozenset(name for name in names if _tensor_tail(_plain(name)) in base.by_tail)
 
 
 def account_of(adapter: Adapter, base: BaseModules) -> Account:
@@ -65,6 +77,7 @@ def account_of(adapter: Adapter, base: BaseModules) -> Account:
         nowhere=tuple(module for module in adapted if module not in places and module not in unclear),
         unsaved=_unsaved(adapter, base),
         strays=_strays(adapter, base),
+        biases=_lost_biases(adapter, places, base),
         misfits=tuple(_misfits(adapter, tensors, places, base)),
     )
     if unclear or (seen.nowhere and (base.expert_owners or _is_built_anew(adapter))):
@@ -79,8 +92,10 @@ def account_of(adapter: Adapter, base: BaseModules) -> Account:
     promised = promised_modules(adapter.config, renamed)
     if promised is None:
         return seen._replace(undecided="which modules the config promises to adapt cannot be told from the files")
+    # PEFT adapts the other end of a tie too, which the config does not name.
+    tied = base.tied if adapter.config.get("ensure_weight_tying") else frozenset()
     return seen._replace(
-        unpromised=tuple(module for module in adapted if module not in promised),
+        unpromised=tuple(module for module in adapted if module not in promised and places[module] not in tied),
         bare=tuple(sorted(each for each in promised - set(adapted) if _must_be_adapted(renamed[each], base))),
         promised_count=len(promised),
     )
@@ -161,10 +176,22 @@ def _strays(adapter: Adapter, base: BaseModules) -> tuple[str, ...]:
     found = []
     for name in adapter.checkpoint.tensors:
         plain = _plain(name)
-        is_placed = name in known or name.endswith(_BESIDE_LORA) or _tensor_tail(plain) in base.by_tail
+        is_placed = name in known or is_companion(name) or _tensor_tail(plain) in base.by_tail
         if not is_placed and not saved_modules(adapter.config, [plain.rpartition(".")[0]]):
             found.append(name)
     return tuple(sorted(found))
+
+
+def _lost_biases(adapter: Adapter, places: Mapping[str, str], base: BaseModules) -> tuple[str, ...]:
+    """Biases of the base's layers that `bias` says were trained, where the file holds no bias at all: PEFT saves
+    those of all modules (`all`) or of the adapted ones (`lora_only`), trained or not."""
+    if any(name.endswith(".bias") and not is_companion(name) for name in adapter.checkpoint.tensors):
+        return ()
+    biases = [name for name in base.tensors if name.endswith(".bias") and any(map(str.isdigit, name.split(".")))]
+    if adapter.config.get("bias") == "all":
+        return tuple(biases)
+    adapted = set(places.values()) if adapter.config.get("bias") == "lora_only" else set()
+    return tuple(name for name in biases if name.removesuffix(".bias") in adapted)
 
 
 def _misfits(
@@ -180,7 +207,7 @@ def _misfits(
         pairs.setdefault(places.get(each.module, ""), []).append(each)
     for place, pair in pairs.items():
         weight = base.weights.get(place)
-        if weight is None or len(weight) < 2 or _is_built_anew(adapter):
+        if weight is None or len(weight) < 2 or _is_built_anew(adapter) or _has_split_matrices(adapter):
             continue
         shapes = [adapter.checkpoint.tensors[each.name].shape for each in pair]
         ways = [
@@ -202,11 +229,20 @@ def _misfits(
 
 def wrong_ranks(adapter: Adapter) -> tuple[tuple[tuple[str, Shape], ...], bool]:
     """LoRA tensors of another rank than the config states for their module, and whether every rank could be told."""
-    tensors, wrong, is_told = adapter.checkpoint.tensors, [], True
-    for each in lora_tensors(tensors):
-        stated, shape = rank_of(adapter.config, each.module), tensors[each.name].shape
-        if stated is None:
+    tensors = adapter.checkpoint.tensors
+    adapted = lora_tensors(tensors)
+    stated = stated_for(adapter.config, "rank_pattern", "r", {each.module for each in adapted})
+    if stated is None or _has_split_matrices(adapter):
+        return (), False
+    wrong, is_told = [], True
+    for each in adapted:
+        rank, shape = stated[each.module], tensors[each.name].shape
+        if not isinstance(rank, int):
             is_told = False
-        elif not shape or (shape[1] if each.is_output and len(shape) > 1 else shape[0]) != stated:
+        elif not shape or (shape[1] if each.is_output and len(shape) > 1 else shape[0]) != rank:
             wrong.append((each.name, shape))
     return tuple(wrong), is_told
+
+
+def _has_split_matrices(adapter: Adapter) -> bool:
+    return any(adapter.config.get(setting) for setting in _SPLIT_MATRICES)

@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from apr.gates import coverage
 from apr.gates.adapters.account import Account
+from apr.gates.adapters.companions import mismatches
 from apr.gates.adapters.facts import PREFIX, Adapter, lora_tensors, without_partner
+from apr.gates.adapters.kinds import MARKS, has_tensors_of, problem_of
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded
 from apr.identity.wrappers import WRAPPER_PARTS
 
 ID = coverage.ID
 COMPLETE_COPY = "get a complete copy of the adapter"
+TRUE_CONFIG = "get the adapter_config.json that the adapter was trained with"
 
 # `lora_A.style.weight`: a state dict saved as it is, with the name the adapter had in memory.
 _NAMED = re.compile(r".+\.lora_(?:embedding_)?[AB]\.(?P<adapter>[^.]+)(?<!\.weight)(?<!\.bias)(\.weight)?")
@@ -28,21 +31,27 @@ def check_names(adapter: Adapter, account: Account | None, allowed: Mapping[str,
     judged = tuple(name for name in names if name not in allowed)
     findings = [*_doubled(judged), *_wrapped(judged), *_named(judged)]
     findings += [] if findings else _prefixes(adapter, judged)
+    findings += _of_another_kind(adapter, names)
     if adapter.is_lora and not findings:
         findings += _halves(names, allowed)
+        findings += _companions(adapter, allowed)
         if account is not None and not findings:
             findings += _sides(adapter, account, allowed)
     yield from findings
     if not findings:
-        yield Finding(ID, Status.PASS, _praise(adapter, account, len(names)))
+        if problem_of(adapter.config.get("peft_type")) is None:
+            yield Finding(ID, Status.PASS, _praise(adapter, account, len(names)))
         if account is not None and account.undecided is not None:
             yield Finding(ID, Status.UNCHECKED, account.undecided)
+        if not adapter.is_lora:
+            said = (
+                f"of kind {adapter.config.get('peft_type')!s:.80} the files do not tell which module each tensor is for"
+            )
+            yield Finding(ID, Status.UNCHECKED, f"{said}; only of LoRA do they")
 
 
 def _praise(adapter: Adapter, account: Account | None, count: int) -> str:
     named = f"{count} adapter tensors are named as PEFT loads them"
-    if not adapter.is_lora:
-        return f"{named}; only of LoRA is it known from the files which module each belongs to"
     if account is None or account.undecided is not None:
         return named
     return f"{named}, for all {account.promised_count} modules that the config adapts"
@@ -103,6 +112,31 @@ def _named(names: tuple[str, ...]) -> Iterator[Finding]:
         )
 
 
+def _of_another_kind(adapter: Adapter, names: tuple[str, ...]) -> Iterator[Finding]:
+    kind = adapter.config.get("peft_type")
+    if not adapter.is_lora and not has_tensors_of(kind, names):
+        yield _refusal(
+            f"none of {len(names)} tensors is one of {kind}, which the config names, so PEFT applies none of them",
+            f"names with `{MARKS[str(kind).upper()]}`",
+            names,
+            TRUE_CONFIG,
+        )
+
+
+def _companions(adapter: Adapter, allowed: Collection[str]) -> Iterator[Finding]:
+    for companion, found, is_missing in mismatches(adapter, allowed):
+        setting = f"{companion.setting} {adapter.config.get(companion.setting)!r:.200}"
+        if is_missing:
+            lacking = f"{len(found)} adapted modules lack" if found else "the file lacks the"
+            said = f"{lacking} {companion.what}, and the config asks for them, so PEFT would begin with fresh ones"
+            yield _refusal(said, f"those of {setting}", found, COMPLETE_COPY)
+        else:
+            said = (
+                f"{len(found)} tensors are {companion.what}, which the config does not ask for, so PEFT would drop them"
+            )
+            yield _refusal(said, f"none, with {setting}", found, TRUE_CONFIG)
+
+
 def _halves(names: tuple[str, ...], allowed: Collection[str]) -> Iterator[Finding]:
     tensors = lora_tensors(names)
     if not tensors:
@@ -137,7 +171,7 @@ def _sides(adapter: Adapter, account: Account, allowed: Collection[str]) -> Iter
             account.unpromised,
             "modules have adapter tensors, and the config does not adapt them, so PEFT would drop them",
             f"target_modules {adapter.config.get('target_modules')!r:.200}",
-            "get the adapter_config.json that the adapter was trained with",
+            TRUE_CONFIG,
         ),
         (
             account.unsaved,
@@ -146,10 +180,16 @@ def _sides(adapter: Adapter, account: Account, allowed: Collection[str]) -> Iter
             COMPLETE_COPY,
         ),
         (
+            account.biases,
+            "biases of the base were trained, as the config says (bias), and the file holds none of them",
+            f"biases, with bias {adapter.config.get('bias')!r:.200}",
+            COMPLETE_COPY,
+        ),
+        (
             strays,
             "adapter tensors belong to nothing that the config or the base model names, so PEFT would drop them",
             "tensors of adapted modules, or of modules_to_save",
-            "get the adapter_config.json that the adapter was trained with",
+            TRUE_CONFIG,
         ),
     )
     for names, what, expected, remedy in rows:

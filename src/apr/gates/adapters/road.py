@@ -13,8 +13,10 @@ from apr.formats.dtypes import ENCODINGS
 from apr.formats.peft.read import ADAPTER_CONFIG_NAME
 from apr.gates import integrity, presence, shapes
 from apr.gates.adapters import names, values
-from apr.gates.adapters.account import Account, account_of, base_modules, wrong_ranks
+from apr.gates.adapters.account import Account, BaseModules, account_of, base_modules, held_by, wrong_ranks
+from apr.gates.adapters.companions import misshaped_magnitudes
 from apr.gates.adapters.facts import Adapter, FindBase, adapter_facts, open_adapter
+from apr.gates.adapters.stated import check_config
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.identity_present import ID as IDENTITY_ID
@@ -76,14 +78,20 @@ def judge_files(
     from apr.loading.values import read_values
 
     tensors = read_values(adapter.checkpoint.tensors.values())
-    account = None if base is None or not adapter.is_lora else _account(adapter, base)
+    modules = None if base is None else _modules(base)
+    account = None if base is None or not adapter.is_lora else _account(adapter, base, modules)
     allowed = options.allowed_tensors
     checks: dict[str, Iterable[Finding]] = {
-        IDENTITY_ID: _says_what_it_is(adapter),
+        IDENTITY_ID: check_config(adapter),
         names.ID: names.check_names(adapter, account, allowed),
         shapes.ID: _shapes(adapter, account),
         values.ID: values.check_values(
-            tensors, allowed, is_fresh=adapter_options.is_fresh, fresh_words=adapter_options.fresh_words
+            adapter,
+            tensors,
+            () if modules is None else held_by(modules, tensors),
+            allowed,
+            is_fresh=adapter_options.is_fresh,
+            fresh_words=adapter_options.fresh_words,
         ),
     }
     gates = [Gate(gate_id, gate_id, Stage.HEADERS, partial(_said, said)) for gate_id, said in checks.items()]
@@ -111,13 +119,19 @@ def _walk_base(adapter: Adapter, options: RoadOptions, walk: Callable[[Path, Roa
     return examination
 
 
-def _account(adapter: Adapter, base: Examination) -> Account | None:
-    """Both sides, over every tensor that the base stores or ties; None when the base could not be read."""
-    facts = base.facts
-    if facts.checkpoint is None:
-        return None
-    if facts.checkpoint.format is Format.GGUF:
+def _account(adapter: Adapter, base: Examination, modules: BaseModules | None) -> Account | None:
+    """Both sides; None when the base could not be read."""
+    checkpoint = base.facts.checkpoint
+    if checkpoint is not None and checkpoint.format is Format.GGUF:
         return Account(undecided="the base model is a GGUF file, which calls its tensors otherwise than PEFT does")
+    return None if modules is None else account_of(adapter, modules)
+
+
+def _modules(base: Examination) -> BaseModules | None:
+    """The modules of every tensor that the base stores or ties; None when it could not be read, or has other names."""
+    facts = base.facts
+    if facts.checkpoint is None or facts.checkpoint.format is Format.GGUF:
+        return None
     expected = {} if facts.plan is None else facts.plan.target.expected
     tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None}
     stored = {
@@ -125,7 +139,7 @@ def _account(adapter: Adapter, base: Examination) -> Account | None:
         name: entry.shape if ENCODINGS[entry.dtype].is_float else ()
         for name, entry in facts.checkpoint.tensors.items()
     }
-    return account_of(adapter, base_modules({**tied, **stored}))
+    return base_modules({**tied, **stored}, tied)
 
 
 def _as_of_base(adapter: Adapter, base: Examination) -> tuple[Finding, ...]:
@@ -135,30 +149,6 @@ def _as_of_base(adapter: Adapter, base: Examination) -> tuple[Finding, ...]:
 
 def _unchecked_base(adapter: Adapter) -> Finding:
     return Finding(IDENTITY_ID, Status.UNCHECKED, adapter.base_note)
-
-
-def _says_what_it_is(adapter: Adapter) -> Iterable[Finding]:
-    config = adapter.config
-    problems = []
-    if not isinstance(config.get("peft_type"), str):
-        problems.append("peft_type names no kind of adapter")
-    if adapter.is_lora:
-        problems += [
-            f"{name} is {config.get(name)!r}, not a positive number"
-            for name in ("r", "lora_alpha")
-            if not isinstance(config.get(name), int | float) or isinstance(config.get(name), bool) or config[name] <= 0
-        ]
-    if problems:
-        yield Finding(
-            IDENTITY_ID,
-            Status.REFUSE,
-            f"{ADAPTER_CONFIG_NAME} does not say how the adapter is applied",
-            expected="peft_type, and for LoRA a positive r and lora_alpha",
-            found="; ".join(problems),
-            remedy="get the config that the adapter was trained with",
-        )
-    else:
-        yield Finding(IDENTITY_ID, Status.PASS, f"an adapter of kind {config['peft_type']}, no model by itself")
 
 
 def _shapes(adapter: Adapter, account: Account | None) -> Iterable[Finding]:
@@ -176,6 +166,16 @@ def _shapes(adapter: Adapter, account: Account | None) -> Iterable[Finding]:
             found=_listed(wrong),
             remedy=f"get the {ADAPTER_CONFIG_NAME} that the adapter was trained with",
         )
+    magnitudes = misshaped_magnitudes(adapter)
+    if magnitudes:
+        yield Finding(
+            shapes.ID,
+            Status.REFUSE,
+            f"{len(magnitudes)} DoRA magnitudes are not one for each output of their module",
+            expected=magnitudes[0][2],
+            found=_listed([(name, shape) for name, shape, _ in magnitudes]),
+            remedy=names.COMPLETE_COPY,
+        )
     misfits = () if account is None else account.misfits
     if misfits:
         yield Finding(
@@ -186,7 +186,7 @@ def _shapes(adapter: Adapter, account: Account | None) -> Iterable[Finding]:
             found=_listed([(name, shape) for name, shape, _ in misfits]),
             remedy="name the base model that the adapter was trained on",
         )
-    if not wrong and not misfits:
+    if not wrong and not magnitudes and not misfits:
         fitting = "" if account is None else ", and fits the module that it adapts"
         if is_told:
             yield Finding(shapes.ID, Status.PASS, f"every LoRA tensor has the rank that the config states{fitting}")

@@ -1,4 +1,4 @@
-"""Which modules of a base model an adapter's config promises to adapt, and with which rank: PEFT's own rules.
+"""Which modules of a base model an adapter's config promises to adapt, with which rank and alpha: PEFT's own rules.
 
 The rules are those of PEFT 0.17 and later (`tuners_utils.check_target_module_exists`, `other.get_pattern_key`): a list
 holds whole names or their last parts, a text is a regular expression over the whole name. What cannot be told from the
@@ -52,26 +52,46 @@ def modules_to_save(config: Mapping[str, Any]) -> list[str]:
     return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
 
 
-def rank_of(config: Mapping[str, Any], module: str) -> int | None:
-    """The rank that the config states for `module`; None where its pattern cannot be told from the config."""
-    if config.get("target_parameters"):
+def stated_for(
+    config: Mapping[str, Any], patterns_field: str, default_field: str, modules: Collection[str]
+) -> dict[str, Any] | None:
+    """What the config states for each of `modules`: of the first pattern in `patterns_field` (`rank_pattern`,
+    `alpha_pattern`) that fits its name or the end of it, otherwise of `default_field`.
+
+    None where that cannot be told: parameters are adapted, the field is no mapping, an expression cannot be matched.
+    """
+    patterns = config.get(patterns_field) or {}
+    if config.get("target_parameters") or not isinstance(patterns, Mapping):
         return None
-    patterns = config.get("rank_pattern") or {}
-    if not isinstance(patterns, Mapping):
+    expressions = [key for key in patterns if not _PLAIN.fullmatch(_unescaped(key))]
+    matched = _fully_matching([rf"(.*\.)?({key})" for key in expressions], modules) if expressions else []
+    if matched is None:
         return None
-    for key, rank in patterns.items():
-        plain = key.removeprefix("^").replace("\\.", ".")
-        if not _PLAIN.fullmatch(plain):
-            return None
-        if module == plain or (module.endswith(f".{plain}") and not key.startswith("^")):
-            return rank if isinstance(rank, int) else None
-    rank = config.get("r")
-    return rank if isinstance(rank, int) else None
+    fitting = dict(zip(expressions, matched, strict=True))
+    default = config.get(default_field)
+    return {
+        module: next((value for key, value in patterns.items() if _fits(module, key, fitting)), default)
+        for module in modules
+    }
+
+
+def _fits(module: str, key: str, fitting: Mapping[str, frozenset[str]]) -> bool:
+    if key in fitting:
+        return module in fitting[key]
+    plain = _unescaped(key)
+    return module == plain or (module.endswith(f".{plain}") and not key.startswith("^"))
+
+
+def _unescaped(key: str) -> str:
+    return key.removeprefix("^").replace("\\.", ".")
 
 
 def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
     if isinstance(wanted, str):
-        return None if wanted == "all-linear" else _fully_matching(wanted, modules)
+        if wanted == "all-linear":
+            return None
+        matched = _fully_matching([wanted], modules)
+        return None if matched is None else matched[0]
     if isinstance(wanted, list) and all(isinstance(each, str) for each in wanted):
         whole = frozenset(wanted)
         return frozenset(module for module in modules if not whole.isdisjoint(_endings(module)))
@@ -84,17 +104,18 @@ def _endings(module: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
-def _fully_matching(pattern: str, modules: Collection[str]) -> frozenset[str] | None:
+def _fully_matching(patterns: Sequence[str], modules: Collection[str]) -> list[frozenset[str]] | None:
+    """Of each expression the modules whose whole name it fits; None when one is none, or takes too long."""
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _MATCHER],
-            input=json.dumps([[pattern], sorted(modules)]),
+            input=json.dumps([list(patterns), sorted(modules)]),
             capture_output=True,
             text=True,
             timeout=LONGEST_MATCHING_S,
             check=True,
         )
-        return frozenset(json.loads(done.stdout)[0])
+        return [frozenset(each) for each in json.loads(done.stdout)]
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
