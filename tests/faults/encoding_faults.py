@@ -95,14 +95,6 @@ ENCODING_FAULTS: tuple[Fault, ...] = (
         DEEP,
         "infinite",
     ),
-    Fault(
-        "L",
-        "bf16 bytes labelled fp16",
-        tensors(r"_proj\.weight$", lambda tensor: tensor.bfloat16().view(torch.float16)),
-        PROBE,
-        LOAD,
-        containers=DIRECTORIES,
-    ),
     # M. Adapter no-op
     Fault(
         "M",

@@ -9,10 +9,12 @@ import pytest
 from apr.formats.base import TensorEntry
 from apr.formats.dtypes import DType
 from apr.loading.fingerprints import Freshness, fresh_among_trained, freshness, lost_endings
+from apr.loading.initial_draws import InitialDraw
 from apr.loading.norm_gains import NORMS_THAT_ADD_ONE, GainCentre, gain_centre
 from apr.loading.values import TensorFacts, read_tensor_facts
 from apr.storage.reading import SourceFile
 
+DRAW = InitialDraw(0.02)
 GENERATOR = np.random.default_rng(0)
 FRESH = GENERATOR.standard_normal((128, 96)) * 0.02
 ROWS = np.exp(0.6 * GENERATOR.standard_normal((128, 1)))
@@ -32,14 +34,14 @@ def facts_of(directory: Path, name: str, array: np.ndarray) -> TensorFacts:
 
 
 def test_a_fresh_matrix_is_known_and_no_other_is_taken_for_one(tmp_path):
-    assert freshness(facts_of(tmp_path, "w", FRESH), 0.02) is Freshness.FRESH
+    assert freshness(facts_of(tmp_path, "w", FRESH), DRAW) is Freshness.FRESH
     for name, array in HEALTHY.items():
-        assert freshness(facts_of(tmp_path, name, array), 0.02) is not Freshness.FRESH, name
+        assert freshness(facts_of(tmp_path, name, array), DRAW) is not Freshness.FRESH, name
 
 
 def test_only_tails_and_rows_prove_training(tmp_path):
     proven = {
-        name for name, array in HEALTHY.items() if freshness(facts_of(tmp_path, name, array), 0.02) is Freshness.TRAINED
+        name for name, array in HEALTHY.items() if freshness(facts_of(tmp_path, name, array), DRAW) is Freshness.TRAINED
     }
     assert proven == {"trained", "heavy tails"}
 

@@ -9,8 +9,9 @@ from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded
 from apr.loading.fingerprints import Freshness, fresh_among_trained, freshness
+from apr.loading.initial_draws import InitialDraw, initial_draws
 from apr.loading.roles import Role, across_layers, role_of
-from apr.loading.siblings import copied_layers, zero_biases_among_trained
+from apr.loading.siblings import copied_layers, equal_projections, zero_biases_among_trained
 from apr.loading.values import TensorFacts
 
 COPIES_SHOWN = 4
@@ -22,6 +23,7 @@ def layer_findings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterabl
     yield from _zero_biases(seen)
     yield from _fresh_matrices(facts, seen)
     yield from _copies(facts, seen)
+    yield from _equal_projections(seen)
 
 
 def _fresh_gains(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
@@ -55,11 +57,11 @@ def _fresh_matrices(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterab
 
     A model that is fresh as a whole tells no lie; the loss gate speaks for it.
     """
-    initial = facts.config.values.get("initializer_range") if facts.config is not None else None
-    if not isinstance(initial, float) or not initial > 0:
+    draws = initial_draws(facts.config.values) if facts.config is not None else ()
+    if not draws:
         return
     judged = {
-        name: freshness(value, initial)
+        name: _judged(value, draws)
         for name, value in seen.items()
         if role_of(value.entry) is Role.MATRIX and ENCODINGS[value.entry.dtype].is_float
     }
@@ -67,11 +69,16 @@ def _fresh_matrices(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterab
     if fresh:
         trained = sum(answer is Freshness.TRAINED for answer in judged.values())
         yield _refusal(
-            f"{len(fresh)} matrices are as a fresh initialisation draws them (normal, width {initial:g}) while "
+            f"{len(fresh)} matrices are as a fresh initialisation draws them (normal, width {draws[0].std:g}) while "
             f"{trained} others are trained",
             "trained values in every matrix",
             fresh,
         )
+
+
+def _judged(value: TensorFacts, draws: tuple[InitialDraw, ...]) -> Freshness:
+    answers = [freshness(value, draw) for draw in draws]
+    return Freshness.FRESH if Freshness.FRESH in answers else answers[0]
 
 
 def _copies(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
@@ -95,6 +102,28 @@ def _copies(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Findi
             Status.UNCHECKED,
             f"layers {shown}{more} share matrices byte for byte: depth up-scaling makes such layers, and so does a "
             "copy that went wrong; the file records no digests to tell",
+        )
+
+
+def _equal_projections(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    """Query and key, gate and up and their like with equal bytes: in some blocks a slip, in all of them a choice."""
+    pairs = equal_projections(seen)
+    slips = [pair for pair in pairs if not pair.is_everywhere]
+    if slips:
+        yield _refusal(
+            f"{len(slips)} projections hold the bytes of another projection of the same block "
+            f"({slips[0].second} those of {slips[0].first})",
+            "bytes of its own in every projection",
+            tuple(sorted({pair.second for pair in slips})),
+        )
+    chosen = sorted({(across_layers(pair.first), across_layers(pair.second)) for pair in pairs if pair.is_everywhere})
+    if chosen:
+        shown = "; ".join(f"{first} and {second}" for first, second in chosen[:COPIES_SHOWN])
+        yield Finding(
+            VALUES_ID,
+            Status.UNCHECKED,
+            f"projections of one block hold equal bytes wherever they stand ({shown}): a model can be built so, and a "
+            "converter that writes one for the other leaves the same",
         )
 
 

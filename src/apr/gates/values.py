@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from apr.formats.dtypes import ENCODINGS
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
+from apr.gates.tie_values import unequal_ties
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
-from apr.loading.ledger import Rule
 from apr.loading.plan import counted_names
-from apr.loading.roles import role_of
 from apr.loading.scales import unscaled_by_choice
 
 if TYPE_CHECKING:
@@ -23,23 +22,24 @@ LARGEST_STD_OF_A_WEIGHT = 4.0
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
-    if facts.values is None or facts.plan is None:
+    if facts.values is None or facts.checkpoint is None:
         yield Finding(ID, Status.UNCHECKED, "the values were not read")
         return
     # Here, as what reads headers only has no use for them.
     from apr.gates.layer_values import layer_findings
-    from apr.gates.norm_values import norm_findings
+    from apr.gates.matrix_values import matrix_findings
+    from apr.gates.role_values import role_findings
 
     # A plan that does not balance is refused already; then every tensor is looked at, so that all is said at once.
-    judged = counted_names(facts.checkpoint, facts.plan) if facts.checkpoint is not None else frozenset()
+    judged = counted_names(facts.checkpoint, facts.plan)
     seen = {name: value for name, value in facts.values.items() if name in judged}
     findings = [
-        *_forbidden(seen),
+        *role_findings(seen, is_planned=facts.plan is not None),
         *_lost_endings(facts, seen),
+        *matrix_findings(seen),
         *layer_findings(facts, seen),
-        *norm_findings(facts, seen),
         *_dropped_scales(facts, seen),
-        *_unequal_ties(facts),
+        *_of_the_class(facts, seen),
     ]
     yield from findings
     if not any(finding.status is Status.REFUSE for finding in findings):
@@ -59,26 +59,19 @@ def _all_is_well(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
         yield Finding(ID, Status.PASS, f"{count} tensors hold finite values that fit their roles{note}")
 
 
-def _forbidden(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
-    non_finite = [name for name, value in seen.items() if value.non_finite_count]
-    empty = [name for name, value in seen.items() if value.entry.element_count == 0]
-    zero = [name for name, value in seen.items() if value.is_all_zero and not role_of(value.entry).may_be_zero]
-    constant = [
-        name
-        for name, value in seen.items()
-        if value.is_constant and not value.is_all_zero and not role_of(value.entry).may_be_constant
-    ]
-    rows = (
-        (non_finite, "hold NaN or infinite values", "finite values"),
-        (empty, "hold no elements", "at least one element"),
-        (zero, "are zero everywhere, which their role forbids", "trained values"),
-        (constant, "hold one value everywhere, which their role forbids", "trained values"),
+def _of_the_class(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
+    """What only the class that is loaded can tell: the convention of its norms, and which tensors it ties."""
+    from apr.gates.norm_values import norm_findings
+
+    if facts.plan is not None:
+        yield from norm_findings(facts, seen)
+        yield from unequal_ties(facts)
+        return
+    yield Finding(
+        ID,
+        Status.UNCHECKED,
+        f"norm gains and ties were not held against the class: {facts.plan_note or 'there is no load plan'}",
     )
-    for names, what, expected in rows:
-        if names:
-            yield Finding(
-                ID, Status.REFUSE, f"{len(names)} tensors {what}", expected, folded(tuple(sorted(names))), VALUES_REMEDY
-            )
 
 
 def _lost_endings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:
@@ -112,25 +105,6 @@ def _dropped_scales(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterab
             found=folded(stretched),
             remedy=VALUES_REMEDY,
         )
-
-
-def _unequal_ties(facts: InitFacts) -> Iterable[Finding]:
-    assert facts.plan is not None
-    assert facts.values is not None
-    for ruling in facts.plan.ledger.ruled:
-        if ruling.rule is not Rule.TIED_COPY or ruling.partner is None:
-            continue
-        own, partner = facts.values.get(ruling.name), facts.values.get(ruling.partner)
-        if own is not None and partner is not None and own.blake3_hex != partner.blake3_hex:
-            yield Finding(
-                ID,
-                Status.REFUSE,
-                f"the config ties {ruling.name} to {ruling.partner}, but the file holds different values for them",
-                expected=f"equal bytes, blake3 {partner.blake3_hex}",
-                found=f"blake3 {own.blake3_hex}",
-                remedy="if the head was trained apart, the config must say so: "
-                f"apr stamp {facts.path} --set tie_word_embeddings=false -o OUT",
-            )
 
 
 GATE = Gate(ID, "values are finite and fit their roles", Stage.VALUES, _check)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from apr.formats.base import TensorEntry
-from apr.loading.roles import Role, across_layers, role_of
+from apr.loading.initial_draws import InitialDraw
+from apr.loading.roles import Role, across_layers, is_table_of_tokens, role_of
 from apr.loading.values import TensorFacts
 
 FEWEST_VALUES = 2048
@@ -23,30 +24,32 @@ CLEAR_TAILS, CLEAR_ROWS = 0.5, 3.0
 # A lost ending is at least this part of a matrix; pruned matrices have their zeros spread.
 LOST_SHARE = 0.25
 LOST_SHARE_OF_A_TABLE = 0.5
+# A matrix pruned row by row or weight by weight has zeros beside every stretch; in small ones they may meet.
+MOST_ZEROS_BESIDE = 0.25
 
 
 class Freshness(Enum):
-    """Whether a matrix is still what a normal initialisation drew: FRESH and TRAINED are both proven, else UNSURE."""
+    """Whether a matrix is still what its initialisation drew: FRESH and TRAINED are both proven, else UNSURE."""
 
     FRESH = "fresh"
     TRAINED = "trained"
     UNSURE = "unsure"
 
 
-def freshness(seen: TensorFacts, initial_std: float) -> Freshness:
-    """Hold a matrix against a normal draw of `initial_std`: width, centre, tails and the evenness of its rows."""
+def freshness(seen: TensorFacts, draw: InitialDraw) -> Freshness:
+    """Hold a matrix against how its class draws it: width, centre, tails and the evenness of its rows."""
     count = seen.sampled_count
     if count < FEWEST_VALUES or seen.std is None or seen.mean is None or seen.excess_kurtosis is None or not seen.std:
         return Freshness.UNSURE
     columns = seen.entry.shape[-1]
-    even_rows = math.sqrt(2 / columns)
-    width = abs(seen.std / initial_std - 1)
+    even_rows = math.sqrt((draw.kurtosis - 1) / columns)
+    width = abs(seen.std / draw.width - 1)
     tails = seen.excess_kurtosis
     is_normal_draw = (
         # Rounding to bf16 widens by less than 0.1 %.
-        width <= STANDARD_ERRORS / math.sqrt(2 * count) + 1e-3
-        and abs(seen.mean) <= STANDARD_ERRORS * initial_std / math.sqrt(count)
-        and abs(tails) <= STANDARD_ERRORS * math.sqrt(24 / count)
+        width <= STANDARD_ERRORS * math.sqrt((draw.kurtosis - 1) / (4 * count)) + 1e-3
+        and abs(seen.mean) <= STANDARD_ERRORS * draw.width / math.sqrt(count)
+        and abs(tails - (draw.kurtosis - 3)) <= STANDARD_ERRORS * math.sqrt(24 / count)
         and (seen.row_spread is not None and seen.row_spread <= 1.5 * even_rows)
     )
     if is_normal_draw:
@@ -95,7 +98,13 @@ def lost_endings(
         if role_of(seen.entry) is Role.MATRIX
         and not seen.is_all_zero
         and seen.trailing_zero_bytes >= _fewest_lost_bytes(seen.entry, rows, known_tokens)
+        and not _is_sparse(seen)
     ]
+
+
+def _is_sparse(seen: TensorFacts) -> bool:
+    """Whether a matrix has zeros before its last ones too, of which the last ones may be some."""
+    return seen.zero_run is not None and seen.zero_run.zeros_beside > MOST_ZEROS_BESIDE
 
 
 def _fewest_lost_bytes(entry: TensorEntry, rows: int | None, known_tokens: int | None) -> float:
@@ -107,9 +116,3 @@ def _fewest_lost_bytes(entry: TensorEntry, rows: int | None, known_tokens: int |
         return max(64, LOST_SHARE_OF_A_TABLE * entry.size_bytes)
     padding = 1 - known_tokens / rows
     return max(64, (padding + LOST_SHARE * (1 - padding)) * entry.size_bytes)
-
-
-def is_table_of_tokens(entry: TensorEntry) -> bool:
-    """Whether the rows belong to tokens or positions, some of which may never have been seen."""
-    owner = entry.name.lower().split(".")[-2:-1]
-    return any(part in name for name in owner for part in ("embed", "wte", "wpe", "head", "shared", "emb"))

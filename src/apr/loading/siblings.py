@@ -1,4 +1,4 @@
-"""The same tensor of several layers, held against each other: biases left at zero, matrices copied to another layer.
+"""Tensors that belong together, held against each other: biases left at zero, matrices copied to another place.
 
 As in `fingerprints.py`, a rule says nothing where a healthy file could look the same.
 """
@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from apr.formats.dtypes import ENCODINGS
-from apr.loading.roles import Role, across_layers, role_of
+from apr.loading.roles import Role, across_layers, is_projection, role_of
 from apr.loading.values import TensorFacts
 
 FEWEST_SIBLINGS = 4
@@ -20,6 +20,25 @@ LARGEST_SHARE = 0.25
 # A copy of one matrix among many; more of them are a layer taken twice (depth up-scaling, then adapters).
 LARGEST_COPIED_SHARE = 0.25
 FEWEST_ELEMENTS = 64
+# Projections of one block that read the same input, or stand for different steps of it. Names of the zoo's classes and
+# of llama.cpp.
+PROJECTIONS_OF_ONE_BLOCK = (
+    frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "out_proj"}),
+    frozenset({"query", "key", "value"}),
+    frozenset({"query_proj", "key_proj", "value_proj"}),
+    frozenset({"q", "k", "v", "o"}),
+    frozenset({"q_lin", "k_lin", "v_lin", "out_lin"}),
+    frozenset({"wq", "wk", "wv", "wo"}),
+    frozenset({"gate_proj", "up_proj"}),
+    frozenset({"w1", "w3"}),
+    frozenset({"wi_0", "wi_1"}),
+    frozenset({"attn_q", "attn_k", "attn_v", "attn_output"}),
+    frozenset({"ffn_gate", "ffn_up"}),
+)
+PLACES_IN_A_BLOCK = {
+    own: tuple(place for place, names in enumerate(PROJECTIONS_OF_ONE_BLOCK) if own in names)
+    for own in frozenset().union(*PROJECTIONS_OF_ONE_BLOCK)
+}
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -35,6 +54,44 @@ class CopiedLayers(NamedTuple):
     def is_one_slip(self) -> bool:
         """Whether so few are equal that no way of building a model explains it."""
         return len(self.names) <= LARGEST_COPIED_SHARE * self.matrices
+
+
+class EqualProjections(NamedTuple):
+    """Two projections of one block with the same bytes. is_everywhere: whether all such blocks have them equal."""
+
+    first: str
+    second: str
+    is_everywhere: bool
+
+
+def equal_projections(values: Mapping[str, TensorFacts]) -> tuple[EqualProjections, ...]:
+    """Projections of one block that are byte-equal, as query and key, or gate and up, never come to be by training.
+
+    Experts apart. A matrix whose values have all one size (the identity, say) is put there by hand.
+    """
+    blocks: dict[tuple[str, int], list[str]] = {}
+    for name, seen in values.items():
+        block, _, own = name.rpartition(".")[0].rpartition(".")
+        places = PLACES_IN_A_BLOCK.get(own, ())
+        if places and "expert" not in name and is_projection(seen.entry):
+            for place in places:
+                blocks.setdefault((block, place), []).append(name)
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for members in blocks.values():
+        for first, second in combinations(sorted(members), 2):
+            groups.setdefault((across_layers(first), across_layers(second)), []).append((first, second))
+    found: list[EqualProjections] = []
+    for pairs in groups.values():
+        equal = [pair for pair in pairs if _are_equal(values[pair[0]], values[pair[1]])]
+        found += [EqualProjections(first, second, len(equal) == len(pairs)) for first, second in equal]
+    return tuple(sorted(found))
+
+
+def _are_equal(first: TensorFacts, second: TensorFacts) -> bool:
+    """Whether two tensors hold the same bytes, and bytes that no rule puts there."""
+    if first.blake3_hex != second.blake3_hex or first.entry.shape != second.entry.shape or first.magnitudes is None:
+        return False
+    return first.magnitudes[2] > first.magnitudes[0]
 
 
 def zero_biases_among_trained(values: Mapping[str, TensorFacts]) -> tuple[str, ...]:
