@@ -55,7 +55,7 @@ def read_journal(journal: Path, owner: int) -> bytes | None:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise _unfit(journal, "a regular file", "a link" if os.path.islink(journal) else "a socket") from error
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _unfit(journal, "a regular file", "a pipe, directory or device")
@@ -63,7 +63,10 @@ def read_journal(journal: Path, owner: int) -> bytes | None:
             raise _unfit(journal, f"a journal of at most {MOST_JOURNAL_BYTES} bytes", f"{status.st_size} bytes")
         if status.st_uid not in (owner, os.geteuid()):
             raise _unfit(journal, f"a journal of user {owner}, whose file it is", f"one of user {status.st_uid}")
-        return file.read(MOST_JOURNAL_BYTES)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(status.st_size)
+    finally:
+        os.close(descriptor)
 
 
 def check_may_name(journal: Path, change: Change, locked: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+from apr.errors import AprError
 from apr.storage import operations
 from apr.storage.atomic import refusal
 from apr.storage.journal import encode_journal, new_beside
@@ -43,8 +44,12 @@ def change_in_place(directory: Path, journal: Path, change: Change, check: Calla
             with _copies(directory, journal, files, change) as change:
                 try:
                     carry_out(directory, files, change)
-                    with held(directory):
-                        check()
+                    try:
+                        with held(directory):
+                            check()
+                    except AprError:  # Whatever is wrong with a file of another program is no fault of the change.
+                        _check_in_place(directory, files, change)
+                        raise
                     _check_in_place(directory, files, change)
                 except BaseException:
                     take_back(directory, files, change)
