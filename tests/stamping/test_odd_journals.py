@@ -17,7 +17,8 @@ from apr.formats.recorded import RECORDED_FILE_NAME
 from apr.formats.registry import open_checkpoint
 from apr.formats.tokenizer_facts import TOKENIZER_FILE_NAMES
 from apr.storage import fitting
-from apr.storage.journal import encode_journal, journal_of_directory, journal_of_file
+from apr.storage.checksums import crc32
+from apr.storage.journal import MAGIC, decode_journal, encode_journal, journal_of_directory, journal_of_file
 from apr.storage.patches import Change, FilePatch, Replacement, Splice
 from tests.stamping.conftest import Lie, files_below
 
@@ -137,3 +138,23 @@ def test_inspect_does_not_wait_for_a_pipe(make_lie: MakeLie) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert answer.returncode == 4
     assert "a pipe, directory or device" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"[]",
+        b"{}",
+        b'{"patches": 1, "replacements": []}',
+        b'{"patches": [["a", "x", 0, 0, [], true]], "replacements": []}',
+        b'{"patches": [[["a"], 1, 0, 0, [], true]], "replacements": []}',
+        b'{"patches": [["a", 1, 0, 1e999, [], true]], "replacements": []}',
+        b'{"patches": [["a", 1, 0, 0, [], true]], "replacements": [], "files": []}',
+        b'{"patches": [["a", 1, 0, 0, [], true]], "replacements": [], "files": {"a": [[1], null]}}',
+        b'{"patches": [], "replacements": [["apr.json", null, 99]]}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_description_that_says_nothing_is_that_of_no_change(description: bytes) -> None:
+    body = MAGIC + len(description).to_bytes(8, "little") + description
+    assert decode_journal(body + crc32(body).to_bytes(4, "little")) is None

@@ -327,3 +327,25 @@ def test_a_directory_of_links_into_a_cache_is_stamped_at_once(make_lie: Callable
     assert (snapshot / "model.safetensors").is_symlink()
     with open_checkpoint(snapshot) as checkpoint:
         assert (checkpoint.config or {})["model_type"] == "qwen2"
+
+
+def test_other_hard_links_are_whole_at_every_instant_and_may_be_stamped_first(disk: str, tmp_path: Path) -> None:
+    """They do not know the journal, which stands beside the name by which the file was stamped."""
+    names = [("rename", 1), ("rename", 2), ("rename", 3)] if disk == "renames" else [("exchange", 1)]
+    for operation, at in (("copy_range", 1), *names, ("remove", 2), ("remove", 3)):
+        folder = tmp_path / f"{operation}{at}"
+        folder.mkdir()
+        path, other = folder / "model.safetensors", folder / "other.safetensors"
+        save(path, 0.0)
+        os.link(path, other)
+        before = other.read_bytes()
+        interrupted(path, operation, at)
+        assert other.read_bytes() == before
+        result = stamp_file(other, StampChanges(license="ISC"), in_place=True)
+        assert result.output == other
+        open_checkpoint(path).close()
+        for name, licenses in ((path, {"MIT", None}), (other, {"ISC"})):
+            with safe_open(name, "np") as file:
+                assert file.metadata().get("license") in licenses
+            assert (load_file(name)["w"] == 0.0).all()
+        assert {each.name for each in folder.iterdir()} == {path.name, other.name}

@@ -100,7 +100,7 @@ def decode_journal(data: bytes) -> Change | None:
     (length,) = _LENGTH.unpack_from(data, len(MAGIC))
     try:
         return _change(json.loads(body[head : head + length]), _blobs(body[head + length :]))
-    except (ValueError, TypeError, KeyError, StopIteration):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, StopIteration):
         return None
 
 
@@ -124,11 +124,11 @@ def _change(description: Any, blobs: Any) -> Change:
     patches = tuple(
         FilePatch(
             _plain_name(name),
-            size,
-            room_offset,
-            room,
+            int(size),
+            int(room_offset),
+            int(room),
             tuple(
-                Splice(old_offset, take(old) or b"", new_offset, take(new) or b"")
+                Splice(int(old_offset), take(old) or b"", int(new_offset), take(new) or b"")
                 for old_offset, old, new_offset, new in splices
             ),
             bool(by_copy),
@@ -148,6 +148,6 @@ def _file_id(numbers: Any) -> FileId | None:
 
 def _plain_name(name: str) -> str:
     """A journal from elsewhere must not lead out of the directory it stands in."""
-    if not name or "/" in name or "\0" in name or name in (".", ".."):
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name in (".", ".."):
         raise ValueError(f"{name!r} is no name of a file in this directory")
     return name
