@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from apr.errors import ExitCode
-
 # linux/prctl.h: the signal that this process gets when the one that made it has ended.
 _SET_PARENT_DEATH_SIGNAL = 1
 
 _parent: int | None = None
 _is_busy = False
+_is_asked_to_end = False
 
 
 def begin(parent: int) -> None:
@@ -25,7 +24,7 @@ def begin(parent: int) -> None:
     global _parent
     _parent = parent
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, _ask_to_end)
     with suppress(OSError, AttributeError):
         import ctypes
 
@@ -35,26 +34,33 @@ def begin(parent: int) -> None:
 
 @contextmanager
 def task() -> Iterator[None]:
-    """Around one task: a signal within it interrupts it, so that it cleans up, and then ends the worker."""
+    """Around one task: the first signal within it interrupts it, so that it cleans up, and then the worker ends."""
     global _is_busy
     _end_without_parent()
     _is_busy = True
     try:
         yield
-    except KeyboardInterrupt:
-        if _parent is not None:
-            os._exit(int(ExitCode.INTERRUPTED))
-        raise
     finally:
         _is_busy = False
+        if _is_asked_to_end:
+            _end()
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    if _is_busy:
+def _ask_to_end(_number: int, _frame: FrameType | None) -> None:
+    global _is_asked_to_end
+    if not _is_busy:
+        _end()
+    if not _is_asked_to_end:  # Whoever comes second must not interrupt the cleaning up.
+        _is_asked_to_end = True
         raise KeyboardInterrupt
-    os._exit(int(ExitCode.INTERRUPTED))
 
 
 def _end_without_parent() -> None:
     if _parent is not None and os.getppid() != _parent:
-        os._exit(int(ExitCode.INTERRUPTED))
+        _end()
+
+
+def _end() -> None:
+    """End this process here, as a process ends that does not handle SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)

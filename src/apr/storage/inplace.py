@@ -55,8 +55,7 @@ def change_in_place(directory: Path, journal: Path, change: Change, check: Calla
                     take_back(directory, files, change)
                     operations.remove(journal)
                     raise
-                finish(directory, change)
-                operations.remove(journal)
+                _conclude(directory, journal, change)
         except operations.NoRoomError:
             raise
         except OSError as error:
@@ -168,7 +167,7 @@ def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Ch
     """
     patches = [patch._replace(source=patch.source or file_id(files[patch.name])) for patch in change.patches]
     with ExitStack() as stack:
-        descriptor = operations.create(journal, 0o600)
+        descriptor = _created(journal)
         try:
             if any(patch.by_copy for patch in patches):
                 operations.sync_directory(journal.parent)
@@ -188,6 +187,27 @@ def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Ch
         finally:
             os.close(descriptor)
         yield change
+
+
+def _created(journal: Path) -> int:
+    """The descriptor of the empty journal; an interrupt that is met as it was made leaves none."""
+    try:
+        return operations.create(journal, 0o600)
+    except KeyboardInterrupt:
+        if content_of(journal) == b"":
+            operations.remove(journal)
+        raise
+
+
+def _conclude(directory: Path, journal: Path, change: Change) -> None:
+    """The change is final: an interrupt that is met from here on leaves no more behind than any other end."""
+    try:
+        finish(directory, change)
+        operations.remove(journal)
+    except KeyboardInterrupt:
+        finish(directory, change)
+        operations.remove(journal)
+        raise
 
 
 def _exchange() -> ModuleType:
