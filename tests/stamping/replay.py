@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from apr.storage import operations
+from apr.storage.journal import decode_journal, encode_journal, new_beside
+from apr.storage.unchanged import file_id_at
 
 RECORDED = (
     "create",
@@ -78,7 +80,7 @@ def recorded(directory: Path) -> Iterator[list[Step]]:
 
 
 def replay(steps: Sequence[Step], directory: Path) -> None:
-    """Do `steps` again in `directory`."""
+    """Do `steps` again in `directory`; a journal is then about the files there, which are others (`FileId`)."""
     for operation, path, arguments in steps:
         target = directory / path
         if operation == "create":
@@ -90,11 +92,25 @@ def replay(steps: Sequence[Step], directory: Path) -> None:
         elif operation == "remove":
             operations.remove(target)
         elif operation not in ("sync", "sync_directory"):
+            if operation == "write" and target.name.endswith(".apr-journal"):
+                arguments = (_about_files_beside(target, arguments[0]), *arguments[1:])
             descriptor = os.open(target, os.O_RDWR)
             try:
                 getattr(operations, operation)(descriptor, *arguments)
             finally:
                 os.close(descriptor)
+
+
+def _about_files_beside(journal: Path, data: bytes) -> bytes:
+    change = decode_journal(data)
+    if change is None:
+        return data
+    patches = []
+    for patch in change.patches:
+        path = journal.parent / patch.name
+        source, copy = file_id_at(path), file_id_at(new_beside(path)) if patch.by_copy else None
+        patches.append(patch._replace(source=source or patch.source, copy=copy or patch.copy))
+    return encode_journal(change._replace(patches=tuple(patches)))
 
 
 def _copy_range(source: Path, target: Path, offset_bytes: int, size_bytes: int, target_offset_bytes: int) -> None:

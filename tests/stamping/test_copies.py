@@ -160,3 +160,75 @@ def test_a_replacement_cut_off_between_two_renames_leaves_one_of_both_directorie
     monkeypatch.setattr(operations, "exchange", not_offered)
     stamp_file(lie.path, QWEN2, lie.output(), force=True)
     assert {path.name for path in lie.path.parent.iterdir()} == {lie.path.name, lie.output().name}
+
+
+@pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
+@pytest.mark.parametrize("way", ["stamp", "export", "import", "atomic file"])
+def test_who_replaces_a_file_removes_the_journal_of_the_old_one(
+    honest_qwen2: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal and its copy would be taken for those of the new file."""
+    from apr.convert.exporting import ExportFormat, export_checkpoint
+    from apr.convert.importing import import_checkpoint
+    from apr.formats.safetensors.write import write_safetensors
+    from apr.storage.journal import aside_of, journal_of_file, new_beside
+
+    other = import_checkpoint(honest_qwen2, tmp_path / "other.apr").output
+    target = tmp_path / ("model.safetensors" if way in ("export", "atomic file") else "model.apr")
+    target.write_bytes(b"half stamped")
+    for left in (journal_of_file(target), new_beside(target), aside_of(target)):
+        left.write_bytes(b"left by a stamp")
+    if way == "stamp":
+        stamp_file(other, QWEN2, target, force=True)
+    elif way == "import":
+        import_checkpoint(honest_qwen2, target, force=True)
+    elif way == "export":
+        export_checkpoint(other, target, format=ExportFormat.SAFETENSORS, force=True)
+    else:
+        write_safetensors(target, tensors=[], metadata={"format": "pt"})
+    open_checkpoint(target).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"other.apr", target.name}
+
+
+@pytest.mark.parametrize("container", ["apr", "hf"])
+def test_a_stamp_in_progress_is_waited_for_before_its_file_is_replaced(
+    make_lie: Callable[[str], Lie], container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apr.storage import replacing
+    from apr.storage.locking import lock_exclusive, lock_shared
+
+    lie = make_lie(container)
+    stamp_file(lie.path, QWEN2, lie.output())
+    before = files_below(lie.path.parent)
+    monkeypatch.setattr(replacing, "lock_shared", lambda descriptor, path: lock_shared(descriptor, path, 0.05))
+    stamped = os.open(lie.output(), os.O_RDONLY)
+    try:
+        lock_exclusive(stamped, lie.output())
+        with pytest.raises(InputOutputError, match="is being stamped by another process"):
+            stamp_file(lie.path, StampChanges(**QWEN2.identity, license="MIT"), lie.output(), force=True)
+    finally:
+        os.close(stamped)
+    assert files_below(lie.path.parent) == before
+    with open_checkpoint(lie.output()):  # A reader is in nobody's way.
+        stamp_file(lie.path, StampChanges(**QWEN2.identity, license="MIT"), lie.output(), force=True)
+
+
+@pytest.mark.parametrize("container", ["apr", "hf"])
+def test_a_copy_that_was_killed_is_cleared_away_by_the_next_one(
+    make_lie: Callable[[str], Lie], container: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lie = make_lie(container)
+    names = {path.name for path in lie.path.parent.iterdir()}
+    child = os.fork()
+    if child == 0:
+        operations.resize = lambda *_: os._exit(9)  # type: ignore[assignment] - in this process alone
+        try:
+            stamp_file(lie.path, QWEN2, lie.output())
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(lie.path.parent.iterdir())) == len(names) + 1
+    with caplog.at_level(logging.WARNING, logger="apr"):
+        stamp_file(lie.path, QWEN2, lie.output())
+    assert caplog.messages == [f"what a process that was killed had written for {lie.output()} was removed"]
+    assert {path.name for path in lie.path.parent.iterdir()} == names | {lie.output().name}

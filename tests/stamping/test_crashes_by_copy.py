@@ -20,6 +20,8 @@ from apr.stamping.patch import stamp_file
 from apr.stamping.result import BY_COPY_NOTE
 from apr.storage import copying, exchange, operations
 from apr.storage.journal import aside_of, journal_of_directory, new_beside
+from apr.storage.patches import FilePatch
+from apr.storage.unchanged import file_id_at
 from tests.stamping.conftest import QWEN2, files_below, stored_digests
 from tests.stamping.replay import copied, cut_disks, recorded, replay
 
@@ -321,12 +323,11 @@ def test_an_exchange_that_was_cut_off_anywhere_can_be_ended(tmp_path: Path) -> N
     ):
         for name, data in state.items():
             (tmp_path / name).write_bytes(data)
-        from apr.storage.patches import FilePatch
-
-        patch = FilePatch("x", 3, 0, 3, (), by_copy=True)
-        exchange.put_in_place(tmp_path, patch, 6)
+        ids = {data: file_id_at(tmp_path / name) for name, data in state.items()}
+        patch = FilePatch("x", 3, 0, 3, (), True, ids[b"old"], ids[b"longer"])
+        exchange.put_in_place(tmp_path, patch, patch.copy, patch.source)
         assert path.read_bytes() == expected
-        exchange.put_in_place(tmp_path, patch, 3)
+        exchange.put_in_place(tmp_path, patch, patch.source, patch.copy)
         assert path.read_bytes() == b"old"
         assert new_beside(path).read_bytes() == b"longer"
         exchange.discard(tmp_path, patch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from apr.formats.registry import open_checkpoint
 from apr.stamping import anew, in_place
 from apr.stamping.changes import StampChanges
 from apr.stamping.patch import stamp_file
+from apr.stamping.result import BY_COPY_NOTE
 from apr.storage import operations
 from tests.stamping.conftest import QWEN2, Lie, files_below
 
@@ -224,17 +226,35 @@ def test_a_link_is_followed_to_the_file_it_leads_to(make_lie: Callable[[str], Li
         assert checkpoint.metadata["architecture"] == "qwen2"
 
 
-def test_other_hard_links_show_the_new_stamps_and_the_user_is_told(
-    make_lie: Callable[[str], Lie], tmp_path: Path
+@pytest.mark.parametrize("container", ["apr-typed-only", "safetensors", "gguf"])
+def test_other_hard_links_keep_the_old_stamps_and_the_user_is_told(
+    make_lie: Callable[[str], Lie], tmp_path: Path, container: str
 ) -> None:
-    lie = make_lie("apr-typed-only")
-    other = tmp_path / "other.apr"
+    lie = make_lie(container)
+    other = tmp_path / "other"
     os.link(lie.path, other)
+    before = other.read_bytes()
     result = stamp_file(lie.path, QWEN2, in_place=True)
-    assert any("1 other hard links to this file show it too" in note for note in result.notes)
-    assert other.stat().st_ino == lie.path.stat().st_ino
-    with open_checkpoint(other) as checkpoint:
-        assert checkpoint.metadata["architecture"] == "qwen2"
+    assert "1 other hard links to this file keep the old stamps" in result.notes
+    assert BY_COPY_NOTE not in result.notes
+    assert other.read_bytes() == before
+    with open_checkpoint(lie.path) as checkpoint:
+        assert "qwen2" in {stamp.value for stamp in checkpoint.stamps}
+
+
+def test_each_hard_link_in_a_directory_is_told_of_by_the_file_it_is_to(sharded: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(sharded, directory)
+    names = ("config.json", "model-00002-of-00002.safetensors", "model.safetensors.index.json")
+    for name in names:
+        os.link(directory / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    result = stamp_file(directory, StampChanges(license="Apache-2.0", settings={"note": "x"}), in_place=True)
+    linked = [note for note in result.notes if "hard links" in note]
+    assert linked == [f"1 other hard links to {name} keep the old stamps" for name in names[:2]]
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    with open_checkpoint(directory) as checkpoint:
+        assert {texts["license"] for texts in checkpoint.weight_metadata.values()} == {"Apache-2.0"}
 
 
 def test_missing_foreign_and_empty_inputs_have_their_own_errors(tmp_path: Path) -> None:

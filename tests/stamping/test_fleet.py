@@ -7,6 +7,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +147,43 @@ def test_a_checkpoint_that_is_open_elsewhere_is_not_changed_and_the_user_is_told
         first = next(iter(reader.tensors.values()))
         assert first.read_bytes()
     stamp_file(lie.path, lie.repair, in_place=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_a_fleet_that_was_ended(
+    lies: dict[str, Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Neither idle ones nor busy ones; what one was stamping is whole, with no journal beside it."""
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+    for at in range(300):
+        shutil.copy(lies["safetensors"], folder / f"{at}.safetensors")
+    command = [sys.executable, "-m", "apr", "stamp", str(folder), *AUTO, "--in-place", "--jobs", "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        workers = children_of(process.pid)
+        process.send_signal(number)
+        messages = process.stderr.read()
+        code = process.wait(timeout=30)
+    assert len(workers) == 3
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert "Traceback" not in messages
+    deadline_s = time.monotonic() + 20
+    while (left := [worker for worker in workers if is_running(worker)]) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert left == []
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def children_of(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task")
+    return [int(each) for task in tasks.iterdir() for each in (task / "children").read_text().split()]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

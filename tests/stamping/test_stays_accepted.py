@@ -138,7 +138,7 @@ def test_a_reopened_file_that_says_anything_else_is_taken_back(
         return replace(checkpoint, **other[what])  # type: ignore[arg-type]
 
     monkeypatch.setattr(in_place, "open_checkpoint", defective)
-    with pytest.raises(RefusedError, match=f"the {what} in the stamped file are not the planned ones") as caught:
+    with pytest.raises(RefusedError, match=f"the {what} of the stamped file: not as planned") as caught:
         stamp_file(lie.path, QWEN2, in_place=True)
     assert caught.value.invariant == "INV-STAMP-TRUTH-001"
     assert "the file is as it was" in str(caught.value.remedy)

@@ -49,10 +49,23 @@ def main() -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(cli, {}, "apr", COMPLETION_VARIABLE, instruction)
+    _meet_termination_as_interrupt()
     code = run(sys.argv[1:])
     # The process ends here: a last collection over everything it imported would find nothing worth its 10 ms.
     gc.freeze()
     return code
+
+
+def _meet_termination_as_interrupt() -> None:
+    """SIGTERM ends a command as Ctrl+C does, so that what was half done is taken back; who ignored it, ignores it."""
+    import signal
+    from types import FrameType
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def _open_streams() -> None:

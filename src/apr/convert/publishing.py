@@ -12,6 +12,8 @@ from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
 from apr.storage import operations
 from apr.storage.journal import aside_of
 from apr.storage.reading import is_put_back
+from apr.storage.replacing import replaced
+from apr.storage.temporary import temporary_directory
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
@@ -71,16 +73,17 @@ def published(target: Path) -> Iterator[Path]:
     """Yield a free path beside `target`; what the body writes there (file or directory) becomes `target` at the end.
 
     An existing file, empty directory or checkpoint directory at `target` is replaced, its file mode kept. On any
-    exception what the body wrote is removed and `target` stays as it was.
+    exception what the body wrote is removed and `target` stays as it was; what a killed process wrote, the next one
+    that publishes there removes. A stamp in progress there is waited for; what an interrupted one left goes.
     """
-    beside = target.parent / f".apr-{os.urandom(6).hex()}.tmp"
     try:
-        yield beside
-        _rename(beside, target)
+        with temporary_directory(target) as held:
+            beside = held / "result"
+            yield beside
+            with replaced(target):
+                _rename(beside, target)
     except OSError as error:
         raise _refused_by_system(error, target) from error
-    finally:
-        _remove(beside)
 
 
 def _rename(beside: Path, target: Path) -> None:

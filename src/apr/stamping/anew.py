@@ -52,7 +52,7 @@ def _copied(editor: Editor, edit: Edit, change: Change, result: StampResult, rep
                 copy_patched(before.files[0].fileno(), target.fileno(), change.patches[0], meter.add)
         with open_checkpoint(beside) as written:
             check_untouched(before, written, change)
-            return proven(result, check_written(edit, written), _how_untouched(before))
+            return proven(result, check_written(editor, edit, result.entry, written), _how_untouched(before))
 
 
 def _how_untouched(before: Checkpoint) -> str:
@@ -71,4 +71,4 @@ def _streamed(editor: Editor, edit: Edit, result: StampResult, report: Report | 
         editor.write(edit._replace(meter=meter), beside)
         with check_tensors(beside, intact, invariant=BYTES_ID, meter=meter) as written:
             how = f"{len(intact)} tensors read back, every digest as before"
-            return proven(result, check_written(edit, written), how)
+            return proven(result, check_written(editor, edit, result.entry, written), how)

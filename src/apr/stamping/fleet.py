@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.errors import AprError, InputOutputError, NotFoundError
+from apr.stamping.worker_life import begin, task
 
 if TYPE_CHECKING:
     from apr.stamping.result import StampResult
@@ -100,7 +101,9 @@ def _in_processes(paths: Sequence[Path], stamp: Stamper, describe: Describe, cou
 
     global _job
     _job = (stamp, describe)
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("fork")) as pool:
+    context = multiprocessing.get_context("fork")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(count, mp_context=context, initializer=begin, initargs=(os.getpid(),)) as pool:
         waiting = {pool.submit(_work, str(path)): path for path in paths}
         try:
             for future in as_completed(waiting):
@@ -113,6 +116,10 @@ def _in_processes(paths: Sequence[Path], stamp: Stamper, describe: Describe, cou
                         remedy="run again: what is right already is skipped",
                     )
                     yield Outcome(str(waiting[future]), Status.FAILED, error.to_json())
+        except (KeyboardInterrupt, GeneratorExit):
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -120,7 +127,8 @@ def _in_processes(paths: Sequence[Path], stamp: Stamper, describe: Describe, cou
 def _work(path: str) -> Outcome:
     if _job is None:
         raise AprError("a worker has no job")
-    return _outcome(Path(path), *_job)
+    with task():
+        return _outcome(Path(path), *_job)
 
 
 def _outcome(path: Path, stamp: Stamper, describe: Describe) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,7 @@ from apr.stamping.result import (
 )
 from apr.stamping.signatures import broken_signatures
 from apr.stamping.truth import TRUTH_ID, check_truth
-from apr.storage.inplace import FileChangedError
+from apr.storage.unchanged import FileChangedError
 
 if TYPE_CHECKING:
     from apr.convert.metering import Report
@@ -276,12 +277,13 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
     if change is None:
         return None
     seen: list[Written] = []
-    link_count = written_file(edit.before).stat().st_nlink
-    done = apply_in_place(edit, change, lambda written: seen.append(check_written(edit, written)))
+    linked = {file.path.name for file in edit.before.files if os.fstat(file.fileno()).st_nlink > 1}
+    entry = result.entry
+    done = apply_in_place(edit, change, lambda written: seen.append(check_written(editor, edit, entry, written)))
     is_copied = any(patch.by_copy for patch in done.patches)
     how = "were copied as they stood" if is_copied else "stand as they stood; no byte of them was written"
-    if is_copied:
-        result = result._replace(notes=notes_by_copy(result.notes, link_count))
+    if any(patch.by_copy and patch.name not in linked for patch in done.patches):
+        result = result._replace(notes=notes_by_copy(result.notes))
     return proven(result, seen[-1], f"{len(edit.before.tensors)} tensors {how}")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from apr.errors import RefusedError
 from apr.formats.base import Checkpoint, Format, Stamp, StampKey
+from apr.formats.json_text import with_tagged_floats
 from apr.gates.finding import Finding, Status
-from apr.stamping.edit import Edit
+from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import Change
 from apr.stamping.in_place import BYTES_ID
 from apr.stamping.preflighted import facts_for_gates
@@ -52,9 +54,14 @@ class Written(NamedTuple):
     header_flags: int | None
 
 
-def check_written(edit: Edit, written: Checkpoint) -> Written:
-    """Hold what the reopened checkpoint says of itself against the facts that the gates have accepted."""
+def check_written(editor: Editor, edit: Edit, entry: Mapping[str, Any], written: Checkpoint) -> Written:
+    """Hold what the reopened checkpoint says of itself against the facts that the gates have accepted.
+
+    Its history has to end with `entry`, so that a file which says the same without this stamp is not taken for it.
+    """
+    history = editor.history(written)
     for what, wanted, found in (
+        ("newest entry of the history", _text(entry), _text(history[-1]) if history else "no entry"),
         ("stamps", _values(edit.after.stamps), _values(written.stamps)),
         ("config", edit.after.config, written.config),
         ("dimensions", edit.after.typed, written.typed),
@@ -62,7 +69,7 @@ def check_written(edit: Edit, written: Checkpoint) -> Written:
     ):
         if wanted != found:
             raise RefusedError(
-                f"the {what} in the stamped file are not the planned ones; the stamp was taken back",
+                f"the {what} of the stamped file: not as planned; the stamp was taken back",
                 where=str(edit.before.path),
                 expected=str(wanted)[:MOST_SHOWN_CHARACTERS],
                 found=str(found)[:MOST_SHOWN_CHARACTERS],
@@ -70,6 +77,10 @@ def check_written(edit: Edit, written: Checkpoint) -> Written:
                 invariant=TRUTH_ID,
             )
     return Written(written.size_bytes, flags_of(written))
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    return json.dumps(with_tagged_floats(entry), sort_keys=True)
 
 
 def _values(stamps: tuple[Stamp, ...]) -> dict[StampKey, str]:
@@ -108,21 +119,32 @@ def notes_on(edit: Edit, *, in_place: bool) -> list[str]:
     notes = [f"{problem.what} ({problem.where})" for problem in checkpoint.problems]
     if not edit.changes:
         notes.append("every stamp stands there already" + ("; nothing was written" if in_place else ""))
-    if in_place:
-        link_count = written_file(checkpoint).stat().st_nlink
-        notes += _link_notes(link_count, keeps=checkpoint.format is Format.HF_DIRECTORY)
+    if in_place and edit.changes:
+        notes += _link_notes(edit)
     return notes
 
 
-def notes_by_copy(notes: tuple[str, ...], link_count: int) -> tuple[str, ...]:
-    """`notes` once a changed copy took the place of the file: its other names do not show the new stamps."""
-    untrue = _link_notes(link_count, keeps=False)
-    kept = (note for note in notes if note not in untrue)
-    return tuple(dict.fromkeys((*kept, *_link_notes(link_count, keeps=True), BY_COPY_NOTE)))
+def notes_by_copy(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """`notes` once a changed copy took the place of a file for want of room inside it."""
+    return (*notes, BY_COPY_NOTE)
 
 
-def _link_notes(link_count: int, *, keeps: bool) -> list[str]:
-    """What becomes of other names of the file; keeps: another file takes its place."""
-    if link_count == 1:
-        return []
-    return [f"{link_count - 1} other hard links to this file {'keep the old stamps' if keeps else 'show it too'}"]
+def _link_notes(edit: Edit) -> list[str]:
+    """What becomes of other names of the files that change: another file takes the place of each, and they keep it."""
+    before = edit.before
+    if before.format is not Format.HF_DIRECTORY:
+        counts = {"this file": before.path.stat().st_nlink}
+    else:
+        texts = edit.after.weight_metadata
+        changed = [name for name in texts if texts[name] != before.weight_metadata.get(name)]
+        counts = {name: _link_count(before.path / name) for name in (*edit.after.metadata, *changed)}
+    return [
+        f"{count - 1} other hard links to {name} keep the old stamps" for name, count in counts.items() if count > 1
+    ]
+
+
+def _link_count(path: Path) -> int:
+    try:
+        return 1 if path.is_symlink() else path.stat().st_nlink
+    except FileNotFoundError:
+        return 1

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError
 from apr.storage.operations import sync_directory
+from apr.storage.replacing import replaced
+from apr.storage.temporary import temporary_directory
 
 # What the user can do about each refusal of the operating system.
 _REMEDIES = {
@@ -52,8 +54,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             if is_unnamed:
                 _give_name(file.fileno(), temporary)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        with replaced(path):
+            os.replace(temporary, path)
+            sync_directory(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -67,7 +70,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """An empty directory to fill that becomes `path` when the block ends without an exception.
 
     Every file in it is synced before the rename. Raises RefusedError when `path` exists already, NotFoundError when
-    its parent is missing, InputOutputError when the operating system refuses. On any exception nothing is left.
+    its parent is missing, InputOutputError when the operating system refuses. On any exception nothing is left; what a
+    killed process leaves, the next one that writes there removes (`apr.storage.temporary`).
     """
     path = Path(path)
     _check_parent(path)
@@ -79,24 +83,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             found="a directory" if path.is_dir() else "a file",
             remedy="name another output, or remove that one first",
         )
-    temporary = _temporary_path(path)
     try:
-        os.mkdir(temporary)
-        yield temporary
-        _sync_tree(temporary)
-        os.rename(temporary, path)
-        sync_directory(path.parent)
-    except BaseException as error:
-        _remove_tree(temporary)
-        if isinstance(error, OSError):
-            raise refusal(error, path) from error
-        raise
-
-
-def _remove_tree(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
+        with temporary_directory(path) as held:
+            temporary = held / path.name
+            os.mkdir(temporary)
+            yield temporary
+            _sync_tree(temporary)
+            os.rename(temporary, path)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise refusal(error, path) from error
 
 
 def _check_parent(path: Path) -> None:

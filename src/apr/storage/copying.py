@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apr.errors import InputOutputError
 from apr.storage import operations
-from apr.storage.patches import FilePatch
+from apr.storage.patches import FilePatch, check_plan
 
 Progress = Callable[[int], None]
 """Told of the bytes of the source that are done since the last call."""
@@ -25,6 +25,7 @@ def copy_patched(source: int, target: int, patch: FilePatch, progress: Progress 
     Returns the bytes that were copied: 0 where all blocks are shared with the source. Room is made while copying, and
     holes of the source stay holes. Raises InputOutputError when the source is not as long as the patch expects it.
     """
+    check_plan(patch)
     room_offset_bytes = patch.room_offset_bytes if patch.room_bytes else patch.size_bytes
     copied_bytes = _copy(source, target, 0, room_offset_bytes, 0, progress, is_end=not patch.room_bytes)
     operations.resize(target, room_offset_bytes + patch.room_bytes)

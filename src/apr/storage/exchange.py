@@ -17,7 +17,8 @@ from apr.storage import operations
 from apr.storage.copying import copy_patched
 from apr.storage.journal import NEW_SUFFIX, aside_of, new_beside
 from apr.storage.locking import lock_exclusive
-from apr.storage.patches import FilePatch
+from apr.storage.patches import FileId, FilePatch
+from apr.storage.unchanged import FileChangedError, changed, file_id_at
 
 
 def write_beside(directory: Path, source: int, patch: FilePatch) -> int:
@@ -44,22 +45,32 @@ def write_beside(directory: Path, source: int, patch: FilePatch) -> int:
     return descriptor
 
 
-def put_in_place(directory: Path, patch: FilePatch, size_bytes: int) -> None:
-    """Let the file of `size_bytes`, the old or the new one, stand in its place; may be called after any interruption.
+def put_in_place(directory: Path, patch: FilePatch, wanted: FileId | None, other: FileId | None) -> None:
+    """Let the file `wanted` stand in its place where `other` stands; may be called after any interruption.
 
-    Raises OSError when neither stands there.
+    Raises FileChangedError when neither stands there: another program gave the name to a file of its own, which is
+    kept. FileNotFoundError when the wanted one is nowhere.
     """
     path = directory / patch.name
     restore_aside(path)
-    if _size_of(path) == size_bytes:
+    there = file_id_at(path)
+    if wanted is None or other is None or there not in (wanted, other):
+        raise _replaced(path)
+    if there == wanted:
         return
     beside = new_beside(path)
-    if _size_of(beside) != size_bytes:
+    if file_id_at(beside) != wanted:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(beside))
     try:
         operations.exchange(path, beside)
     except operations.NotOfferedError:
-        _exchange_by_renames(path, beside)
+        _exchange_by_renames(path, beside, other)
+    else:
+        if file_id_at(beside) != other:  # It came between the look and the exchange.
+            operations.exchange(path, beside)
+            if file_id_at(beside) != wanted:  # And again: the newest stays.
+                operations.exchange(path, beside)
+            raise _replaced(path)
     operations.sync_directory(directory)
 
 
@@ -88,16 +99,25 @@ def _is_copy(name: str) -> bool:
     return name.startswith(".") and name.endswith(NEW_SUFFIX)
 
 
-def _exchange_by_renames(path: Path, beside: Path) -> None:
+def check_in_place(directory: Path, patch: FilePatch) -> None:
+    """Raise FileChangedError unless the copy stands in its place, and beside it the file as it was copied."""
+    path = directory / patch.name
+    if file_id_at(path) != patch.copy or file_id_at(new_beside(path)) != patch.source:
+        raise _replaced(path)
+
+
+def _exchange_by_renames(path: Path, beside: Path, other: FileId) -> None:
     """In each state between, `restore_aside` knows the way back."""
     aside = aside_of(path)
-    for source, target in ((path, aside), (beside, path), (aside, beside)):
+    operations.rename(path, aside)
+    operations.sync_directory(path.parent)
+    if file_id_at(aside) != other or os.path.lexists(path):
+        restore_aside(path)
+        raise _replaced(path)
+    for source, target in ((beside, path), (aside, beside)):
         operations.rename(source, target)
         operations.sync_directory(path.parent)
 
 
-def _size_of(path: Path) -> int | None:
-    try:
-        return os.stat(path, follow_symlinks=False).st_size
-    except FileNotFoundError:
-        return None
+def _replaced(path: Path) -> FileChangedError:
+    return changed(path, "the file that was stamped", "a file of another program, which is kept")

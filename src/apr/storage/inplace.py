@@ -16,18 +16,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
-from apr.errors import InputOutputError
+from apr.errors import AprError
 from apr.storage import operations
 from apr.storage.atomic import refusal
 from apr.storage.journal import encode_journal, new_beside
-from apr.storage.patches import Change, FilePatch, Replacement
+from apr.storage.patches import Change, FilePatch, Replacement, check_plan
 from apr.storage.reading import held
+from apr.storage.unchanged import FileChangedError, changed, check_stands_there, check_unchanged, file_id
 
 _NEW_FILE_MODE = 0o644
-
-
-class FileChangedError(InputOutputError):
-    """Another program changed the file between reading and writing: read it again."""
 
 
 def change_in_place(directory: Path, journal: Path, change: Change, check: Callable[[], None]) -> None:
@@ -37,22 +34,28 @@ def change_in_place(directory: Path, journal: Path, change: Change, check: Calla
     cannot make room, InputOutputError when the operating system refuses, and what `check` raises. After any of them
     every file is as it was.
     """
+    for patch in change.patches:
+        check_plan(patch)
     with opened(directory, change.patches) as files:
         for patch in change.patches:
-            check_unchanged(files[patch.name], patch, directory)
+            check_unchanged(files[patch.name], patch, directory / patch.name)
         _check_small_files(directory, change.replacements)
         try:
-            with _copies(directory, journal, files, change):
+            with _copies(directory, journal, files, change) as change:
                 try:
                     carry_out(directory, files, change)
-                    with held(directory):
-                        check()
+                    try:
+                        with held(directory):
+                            check()
+                    except AprError:  # Whatever is wrong with a file of another program is no fault of the change.
+                        _check_in_place(directory, files, change)
+                        raise
+                    _check_in_place(directory, files, change)
                 except BaseException:
                     take_back(directory, files, change)
                     operations.remove(journal)
                     raise
-                finish(directory, change)
-                operations.remove(journal)
+                _conclude(directory, journal, change)
         except operations.NoRoomError:
             raise
         except OSError as error:
@@ -63,7 +66,7 @@ def carry_out(directory: Path, files: Mapping[str, int], change: Change) -> None
     """Every step of `change` that is not done yet; may be called again after any interruption."""
     for patch in change.patches:
         if patch.by_copy:
-            _exchange().put_in_place(directory, patch, patch.new_size_bytes)
+            _exchange().put_in_place(directory, patch, patch.copy, patch.source)
             continue
         descriptor = files[patch.name]
         if patch.room_bytes and os.fstat(descriptor).st_size == patch.size_bytes:
@@ -78,12 +81,18 @@ def carry_out(directory: Path, files: Mapping[str, int], change: Change) -> None
 
 
 def take_back(directory: Path, files: Mapping[str, int], change: Change) -> None:
-    """Undo every step of `change` that was done; may be called again after any interruption."""
+    """Undo every step of `change` that was done; may be called again after any interruption.
+
+    A file of another program that took a name meanwhile is left there.
+    """
     for each in change.replacements:
-        _put(directory, each, each.old)
+        operations.remove(new_beside(directory / each.name))
+        if content_of(directory / each.name) == each.new:
+            _put(directory, each, each.old)
     for patch in change.patches:
         if patch.by_copy:
-            _exchange().put_in_place(directory, patch, patch.size_bytes)
+            with suppress(FileChangedError):
+                _exchange().put_in_place(directory, patch, patch.source, patch.copy)
             continue
         descriptor = files[patch.name]
         if patch.room_bytes and os.fstat(descriptor).st_size == patch.new_size_bytes:
@@ -121,17 +130,6 @@ def opened(directory: Path, patches: tuple[FilePatch, ...]) -> Iterator[Mapping[
         yield files
 
 
-def check_unchanged(descriptor: int, patch: FilePatch, directory: Path) -> None:
-    """Raise FileChangedError unless the file is as it was when `patch` was planned."""
-    size_bytes = os.fstat(descriptor).st_size
-    if size_bytes != patch.size_bytes:
-        raise _changed(directory / patch.name, f"{patch.size_bytes} bytes", f"{size_bytes} bytes")
-    for splice in patch.splices:
-        if os.pread(descriptor, len(splice.old), splice.old_offset_bytes) != splice.old:
-            expected = f"the bytes that stood at {splice.old_offset_bytes}"
-            raise _changed(directory / patch.name, expected, "other bytes")
-
-
 def content_of(path: Path) -> bytes | None:
     """The bytes of a small file; None when it does not exist."""
     try:
@@ -143,24 +141,42 @@ def content_of(path: Path) -> bytes | None:
 def _check_small_files(directory: Path, replacements: tuple[Replacement, ...]) -> None:
     for each in replacements:
         if content_of(directory / each.name) != each.old:
-            raise _changed(directory / each.name, "the content it had", "another")
+            raise changed(directory / each.name, "the content it had", "another")
+
+
+def _check_in_place(directory: Path, files: Mapping[str, int], change: Change) -> None:
+    """Raise FileChangedError unless what was changed is what stands in the directory now."""
+    for patch in change.patches:
+        if patch.by_copy:
+            _exchange().check_in_place(directory, patch)
+        else:
+            check_stands_there(files[patch.name], directory / patch.name)
+    for each in change.replacements:
+        if content_of(directory / each.name) != each.new:
+            raise changed(directory / each.name, "the content that was written", "another")
 
 
 @contextmanager
-def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Change) -> Iterator[None]:
+def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Change) -> Iterator[Change]:
     """The journal, durable and whole, beside every copy that `change` needs; copies stay locked within the block.
+
+    Gives the change with every file and every copy in it known.
 
     The journal is there, empty, before the first copy, so that a copy that is cut off is found. Any failure before
     the block removes both: nothing was changed then.
     """
-    copied = [patch for patch in change.patches if patch.by_copy]
+    patches = [patch._replace(source=patch.source or file_id(files[patch.name])) for patch in change.patches]
     with ExitStack() as stack:
-        descriptor = operations.create(journal, 0o600)
+        descriptor = _created(journal)
         try:
-            if copied:
+            if any(patch.by_copy for patch in patches):
                 operations.sync_directory(journal.parent)
-            for patch in copied:
-                stack.callback(os.close, _exchange().write_beside(directory, files[patch.name], patch))
+            for at, patch in enumerate(patches):
+                if patch.by_copy:
+                    copy = _exchange().write_beside(directory, files[patch.name], patch)
+                    stack.callback(os.close, copy)
+                    patches[at] = patch._replace(copy=file_id(copy))
+            change = change._replace(patches=tuple(patches))
             operations.write(descriptor, encode_journal(change), 0)
             operations.sync(descriptor)
             operations.sync_directory(journal.parent)
@@ -170,7 +186,28 @@ def _copies(directory: Path, journal: Path, files: Mapping[str, int], change: Ch
             raise
         finally:
             os.close(descriptor)
-        yield
+        yield change
+
+
+def _created(journal: Path) -> int:
+    """The descriptor of the empty journal; an interrupt that is met as it was made leaves none."""
+    try:
+        return operations.create(journal, 0o600)
+    except KeyboardInterrupt:
+        if content_of(journal) == b"":
+            operations.remove(journal)
+        raise
+
+
+def _conclude(directory: Path, journal: Path, change: Change) -> None:
+    """The change is final: an interrupt that is met from here on leaves no more behind than any other end."""
+    try:
+        finish(directory, change)
+        operations.remove(journal)
+    except KeyboardInterrupt:
+        finish(directory, change)
+        operations.remove(journal)
+        raise
 
 
 def _exchange() -> ModuleType:
@@ -205,13 +242,3 @@ def _mode(path: Path) -> int:
         return stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
         return _NEW_FILE_MODE
-
-
-def _changed(path: Path, expected: str, found: str) -> FileChangedError:
-    return FileChangedError(
-        "the file changed while it was being stamped",
-        where=str(path),
-        expected=expected,
-        found=found,
-        remedy="let the other program finish, then run again; nothing was changed",
-    )

@@ -2,7 +2,8 @@
 
 A journal that is whole makes the change certain: whoever opens the file next finishes it. One that is not whole means
 that nothing was changed yet. Form: magic, length of a JSON description, the description, the bytes it counts, CRC32
-of everything before.
+of everything before. The description also says which files it is about (`FileId`), under a key of its own, which
+earlier versions of apr pass over; journals of these do not say it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apr.storage.checksums import crc32
-from apr.storage.patches import Change, FilePatch, Replacement, Splice
+from apr.storage.patches import Change, FileId, FilePatch, Replacement, Splice
 
 SUFFIX = ".apr-journal"
 NEW_SUFFIX = ".apr-new"
@@ -82,7 +83,8 @@ def encode_journal(change: Change) -> bytes:
         for patch in change.patches
     ]
     replacements = [[each.name, count(each.old), count(each.new)] for each in change.replacements]
-    description = json.dumps({"patches": patches, "replacements": replacements}).encode()
+    files = {patch.name: [patch.source, patch.copy] for patch in change.patches if patch.source is not None}
+    description = json.dumps({"patches": patches, "replacements": replacements, "files": files}).encode()
     body = b"".join((MAGIC, _LENGTH.pack(len(description)), description, *blobs))
     return body + _CHECKSUM.pack(crc32(body))
 
@@ -98,7 +100,7 @@ def decode_journal(data: bytes) -> Change | None:
     (length,) = _LENGTH.unpack_from(data, len(MAGIC))
     try:
         return _change(json.loads(body[head : head + length]), _blobs(body[head + length :]))
-    except (ValueError, TypeError, KeyError, StopIteration):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, StopIteration):
         return None
 
 
@@ -118,17 +120,19 @@ def _change(description: Any, blobs: Any) -> Change:
     def take(count: int | None) -> bytes | None:
         return None if count is None else blobs.send(count)
 
+    files = description.get("files", {})
     patches = tuple(
         FilePatch(
             _plain_name(name),
-            size,
-            room_offset,
-            room,
+            int(size),
+            int(room_offset),
+            int(room),
             tuple(
-                Splice(old_offset, take(old) or b"", new_offset, take(new) or b"")
+                Splice(int(old_offset), take(old) or b"", int(new_offset), take(new) or b"")
                 for old_offset, old, new_offset, new in splices
             ),
             bool(by_copy),
+            *map(_file_id, files.get(name, (None, None))),
         )
         for name, size, room_offset, room, splices, by_copy in description["patches"]
     )
@@ -138,8 +142,12 @@ def _change(description: Any, blobs: Any) -> Change:
     return Change(patches, replacements)
 
 
+def _file_id(numbers: Any) -> FileId | None:
+    return None if numbers is None else FileId(*(int(number) for number in numbers))
+
+
 def _plain_name(name: str) -> str:
     """A journal from elsewhere must not lead out of the directory it stands in."""
-    if not name or "/" in name or "\0" in name or name in (".", ".."):
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name in (".", ".."):
         raise ValueError(f"{name!r} is no name of a file in this directory")
     return name

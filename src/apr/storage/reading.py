@@ -78,9 +78,12 @@ def is_put_back(path: Path) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether this thread holds the file or directory at `path` itself (`held`)."""
+    """Whether this thread holds the file or directory at `path` itself (`held`), or the directory of a link there."""
     directory = _held_directory.get()
-    return directory is not None and directory in ((real := os.path.realpath(path)), os.path.dirname(real))
+    if directory is None:
+        return False
+    real, named = os.path.realpath(path), os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    return directory in (real, os.path.dirname(real), named)
 
 
 class _Held:

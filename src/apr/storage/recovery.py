@@ -7,16 +7,18 @@ writer is dead.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apr.errors import AprError, DamagedFileError, InputOutputError
+from apr.errors import AprError, InputOutputError
 from apr.storage import operations
 from apr.storage.exchange import left_beside, restore_aside
-from apr.storage.inplace import carry_out, content_of, finish, opened, take_back
-from apr.storage.journal import MOST_JOURNAL_BYTES, aside_of, decode_journal
+from apr.storage.fitting import check_may_name, others_in, read_journal
+from apr.storage.inplace import carry_out, finish, opened, take_back
+from apr.storage.journal import aside_of, decode_journal
 from apr.storage.locking import lock_exclusive
-from apr.storage.patches import Change, FilePatch, is_between
+from apr.storage.patches import Change
+from apr.storage.unchanged import FileChangedError
 
 RECOVERY_TIMEOUT_S = 30.0
 
@@ -24,8 +26,9 @@ RECOVERY_TIMEOUT_S = 30.0
 def recover(journal: Path, locked: Path) -> None:
     """Finish or take back what `journal` describes; `locked` is the file or directory whose lock guards it.
 
-    Logs what was done (logger `apr`). Raises InputOutputError without permission to write, DamagedFileError when the
-    files are neither as before nor as after nor on the way between.
+    A file that another program has written since is kept as it is, and the journal goes. Logs what was done (logger
+    `apr`). Raises InputOutputError without permission to write, DamagedFileError when the journal is none that a stamp
+    of these files leaves, or a file it changed is neither as before nor as after nor on the way between.
     """
     try:
         descriptor = os.open(_standing(locked), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -33,7 +36,10 @@ def recover(journal: Path, locked: Path) -> None:
         raise _not_possible(journal, error) from error
     try:
         lock_exclusive(descriptor, locked, RECOVERY_TIMEOUT_S)
-        data = _read(journal)
+        try:
+            data = read_journal(journal, os.fstat(descriptor).st_uid)
+        except OSError as error:
+            raise _not_possible(journal, error) from error
         if data is not None:
             _say(locked, _settle(journal, decode_journal(data), locked))
     finally:
@@ -58,18 +64,6 @@ def _standing(locked: Path) -> Path:
     return aside if not os.path.lexists(locked) and os.path.lexists(aside) else locked
 
 
-def _read(journal: Path) -> bytes | None:
-    """The bytes of the journal; None when its writer was alive and is done."""
-    try:
-        if os.stat(journal).st_size > MOST_JOURNAL_BYTES:
-            raise _unfit(journal, f"a journal of at most {MOST_JOURNAL_BYTES} bytes", "a larger one")
-        return content_of(journal)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _not_possible(journal, error) from error
-
-
 def _settle(journal: Path, change: Change | None, locked: Path) -> str:
     directory = journal.parent
     try:
@@ -79,16 +73,13 @@ def _settle(journal: Path, change: Change | None, locked: Path) -> str:
             operations.sync_directory(directory)
             operations.remove(journal)
             return "taken back: nothing had been changed yet"
-        if not locked.is_dir() and ([patch.name for patch in change.patches] != [locked.name] or change.replacements):
-            raise _unfit(journal, f"a change to {locked.name} alone", "a change to other files")
+        check_may_name(journal, change, locked)
         for patch in change.patches:
             if patch.by_copy:
                 restore_aside(directory / patch.name)
         with opened(directory, change.patches) as files:
-            for patch in change.patches:
-                _check_fits(journal, files[patch.name], patch)
-            _check_small_files_fit(journal, directory, change)
-            outcome = _finish(directory, files, change)
+            others = others_in(journal, files, change)
+            outcome = _drop(directory, files, change, others) if others else _finish(directory, files, change)
         operations.remove(journal)
     except OSError as error:
         raise _not_possible(journal, error) from error
@@ -102,6 +93,8 @@ def _settle(journal: Path, change: Change | None, locked: Path) -> str:
 def _finish(directory: Path, files: Mapping[str, int], change: Change) -> str:
     try:
         carry_out(directory, files, change)
+    except FileChangedError as error:
+        return _drop(directory, files, change, [Path(error.where or "").name])
     except OSError:
         take_back(directory, files, change)
         return "taken back: the system refused to finish it"
@@ -109,25 +102,13 @@ def _finish(directory: Path, files: Mapping[str, int], change: Change) -> str:
     return "finished"
 
 
-def _check_fits(journal: Path, descriptor: int, patch: FilePatch) -> None:
-    size_bytes = os.fstat(descriptor).st_size
-    if size_bytes not in (patch.size_bytes, patch.new_size_bytes):
-        raise _unfit(journal, f"{patch.size_bytes} or {patch.new_size_bytes} bytes", f"{size_bytes} bytes")
-    has_room = size_bytes == patch.new_size_bytes
-    current = [
-        os.pread(descriptor, len(splice.new), splice.new_offset_bytes)
-        if has_room
-        else os.pread(descriptor, len(splice.old), splice.old_offset_bytes)
-        for splice in patch.splices
-    ]
-    if not is_between(patch, current, has_room=has_room):
-        raise _unfit(journal, "bytes from before or after the stamp", "other bytes")
-
-
-def _check_small_files_fit(journal: Path, directory: Path, change: Change) -> None:
-    for each in change.replacements:
-        if content_of(directory / each.name) not in (each.old, each.new):
-            raise _unfit(journal, f"{each.name} as before or after the stamp", "another content")
+def _drop(directory: Path, files: Mapping[str, int], change: Change, others: Sequence[str]) -> str:
+    """Take back what was done to the files that are still those of `change`, and leave the `others`."""
+    patches = tuple(patch for patch in change.patches if patch.name not in others)
+    replacements = tuple(each for each in change.replacements if each.name not in others)
+    take_back(directory, files, Change(patches, replacements))
+    finish(directory, change)
+    return f"dropped: {', '.join(others)}, no more the file it was begun on, was kept as it is"
 
 
 def _say(path: Path, outcome: str) -> None:
@@ -143,16 +124,5 @@ def _not_possible(journal: Path, error: Exception) -> InputOutputError:
         where=str(journal),
         found=reason,
         remedy=f"open it once with the right to write in {journal.parent}, for example with apr inspect",
-        invariant="INV-STAMP-ATOMIC-001",
-    )
-
-
-def _unfit(journal: Path, expected: str, found: str) -> DamagedFileError:
-    return DamagedFileError(
-        "the journal of an interrupted stamp does not fit the file beside it",
-        where=str(journal),
-        expected=expected,
-        found=found,
-        remedy=f"if the file was fetched or written again since, remove {journal}",
         invariant="INV-STAMP-ATOMIC-001",
     )

@@ -38,7 +38,9 @@ def plan_metadata_patch(file: SourceFile, metadata: Mapping[str, str]) -> FilePa
     if missing <= 0:
         return _patch(file, text, slot_bytes, front.ljust(slot_bytes - len(comma)) + comma, 0)
     packed = text.rstrip(b" ")
-    if missing <= len(text) - len(packed) and len(text) <= SMALL_HEADER_BYTES:
+    # Entries that move took all of the header, the padding at its end too.
+    padding_bytes = len(text) - len(packed) if entries is None else 0
+    if missing <= padding_bytes and len(text) <= SMALL_HEADER_BYTES:
         return _patch(file, text, len(text), (front + comma + packed[slot_bytes:]).ljust(len(text)), 0)
     block_bytes = max(os.fstatvfs(file.fileno()).f_bsize, SPARE_BYTES)
     room_bytes = -(-(missing + SPARE_BYTES) // block_bytes) * block_bytes
