@@ -38,6 +38,14 @@ def escape_control(text: str) -> str:
     )
 
 
+def shell_word(path: object) -> str:
+    """`path` as one word of a printed command: quoted where the shell needs it, and never taken for an option."""
+    import shlex
+
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
 class AprError(Exception):
     """Root of all errors of `apr`.
 
@@ -153,3 +161,12 @@ class InterruptedResumableError(InterruptedRunError):
     """Interrupted, and a checked checkpoint is left to go on from."""
 
     exit_code = ExitCode.INTERRUPTED_RESUMABLE
+
+
+def unexpected_error(error: Exception) -> AprError:
+    """What a user is told of an exception that nobody foresaw: its kind and text, and how to get the traceback."""
+    text = " ".join(str(error).split())
+    return AprError(
+        f"unexpected {type(error).__name__}: {text[:500]}",
+        remedy="run again with APR_DEBUG=1 for the traceback, and report it",
+    )

@@ -10,7 +10,7 @@ import pytest
 from apr.errors import RefusedError, UsageError
 from apr.formats.registry import open_checkpoint
 from apr.quality.facts import text_stamp
-from apr.stamping.changes import StampChanges
+from apr.stamping.changes import StampChanges, checked_changes
 from apr.stamping.patch import stamp_file
 from tests.stamping.conftest import QWEN2, Lie, files_below
 
@@ -92,3 +92,40 @@ def test_a_dimension_that_the_tensors_contradict_is_refused(make_lie: Callable[[
         assert caught.value.invariant == "INV-STAMP-TRUTH-001"
         assert "12345" in str(caught.value.found)
         assert not lie.output().exists()
+
+
+@pytest.mark.planted_defect("INV-APR-PROV-003")
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("license", "MIT AND LicenseRef-unknown"),
+        ("license", "MIT OR (Apache-2.0 AND licenseref-TBD)"),
+        ("data_license", "LicenseRef-n-a OR LicenseRef-todo"),
+        ("data_source", "???"),
+        ("data_source", "TBD TBD"),
+        ("data_source", "unknown, unknown"),
+        ("data_source", "\u200b"),
+        ("data_source", "un\u200bknown"),
+    ],
+)
+def test_a_placeholder_is_found_in_any_company(field: str, text: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        checked_changes(StampChanges(**{field: text}))
+    assert caught.value.invariant == "INV-APR-PROV-003"
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("license", "MIT OR LicenseRef-llama3"),
+        ("license", "Apache-2.0 WITH LLVM-exception"),
+        ("license", "LicenseRef-other-than-MIT"),
+        ("license", "LicenseRef-scancode-unknown-license-reference"),
+        ("data_source", "The Unknown Pleasures corpus"),
+        ("data_source", "\u4e2d\u6587\u7ef4\u57fa"),
+        ("data_source", "https://example.org/?"),
+        ("data_source", "Wikipedia and other"),
+    ],
+)
+def test_what_only_looks_like_a_placeholder_is_taken(field: str, text: str) -> None:
+    assert getattr(checked_changes(StampChanges(**{field: text})), field) == text

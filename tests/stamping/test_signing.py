@@ -342,3 +342,19 @@ def test_a_stamp_of_a_signed_file_imports_no_signing_library(make_lie: Callable[
     modules = imported_by("stamp", str(lie.path), "--auto", "--hf-model-type", "qwen2", "--in-place")
     assert not {"model_signing", "cryptography", "sigstore", "OpenSSL"} & modules
     assert "apr.stamping.signatures" in modules
+
+
+def test_git_files_at_the_top_are_not_signed_as_the_documentation_says(
+    sign: Apr, apr: Apr, keys: Path, make_lie: Callable[[str], Lie]
+) -> None:
+    path = make_lie("hf").path
+    (path / ".gitattributes").write_text("before")
+    (path / "below").mkdir()
+    (path / "below" / ".gitattributes").write_text("before")
+    assert sign(path).exit_code == 0
+    (path / ".gitattributes").write_text("after")
+    (path / ".github").mkdir()
+    (path / ".github" / "new").write_text("new")
+    assert apr("verify", path, "--public-key", keys / "public.pem").exit_code == 0
+    (path / "below" / ".gitattributes").write_text("after")
+    assert apr("verify", path, "--public-key", keys / "public.pem").exit_code == 5

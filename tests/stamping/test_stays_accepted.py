@@ -20,7 +20,7 @@ from apr.gates.finding import Status
 from apr.gates.road import RoadOptions, examine
 from apr.stamping import in_place
 from apr.stamping.changes import StampChanges
-from apr.stamping.patch import stamp_file
+from apr.stamping.patch import editor_of, stamp_file
 from tests.gguf_models import write_gguf
 from tests.stamping.conftest import QWEN2, Lie, files_below
 
@@ -92,6 +92,36 @@ def test_a_reason_lets_it_through_and_stays_in_the_file(honest_qwen2: Path, tmp_
     assert not accepted(path)
     stamp_file(path, StampChanges(), in_place=True, undo=True)
     assert accepted(path)
+
+
+@pytest.mark.parametrize("is_in_place", [True, False])
+def test_a_reason_lets_a_value_through_that_the_tensors_contradict(
+    honest: tuple[Path, str, dict[str, Any]], is_in_place: bool
+) -> None:
+    path, *_ = honest
+    settings = {".apr": {"num_layers": 5}, ".gguf": {"qwen2.feed_forward_length": 128}}
+    changes = StampChanges(settings=settings.get(path.suffix, {"vocab_size": 12345}))
+    output = None if is_in_place else path.with_name(f"out{path.suffix}")
+    with pytest.raises(RefusedError) as caught:
+        stamp_file(path, changes, output, in_place=is_in_place)
+    assert caught.value.invariant == "INV-STAMP-TRUTH-001"
+    assert "--force-untrue" in str(caught.value.remedy)
+    result = stamp_file(path, changes, output, in_place=is_in_place, force_reason="the reader needs it")
+    (finding,) = [each for each in result.findings if each.id == "INV-STAMP-TRUTH-001"]
+    assert finding.status is Status.UNCHECKED
+    assert "the reader needs it" in finding.message
+    with open_checkpoint(result.output) as checkpoint:
+        newest = editor_of(checkpoint.format).history(checkpoint)[-1]
+    assert newest["overrides"] == {"INV-STAMP-TRUTH-001": "the reader needs it"}
+    assert not accepted(result.output)
+
+
+def test_a_reason_does_not_make_stamps_that_disagree(honest_qwen2: Path, tmp_path: Path) -> None:
+    import_checkpoint(honest_qwen2, tmp_path / "honest.apr")
+    changes = StampChanges(hf_model_type="llama")
+    with pytest.raises(RefusedError) as caught:
+        stamp_file(tmp_path / "honest.apr", changes, in_place=True, force_reason="a test")
+    assert caught.value.invariant == "INV-STAMP-AGREE-001"
 
 
 def test_a_pinned_fact_is_declared_by_the_stamp_that_changes_it(honest_qwen2: Path, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from apr import __version__
 from apr.cli.options import json_option
 from apr.cli.out import Mode, Out
 from apr.cli.table import TableGroup
-from apr.errors import AprError, ExitCode, InputOutputError, InterruptedRunError, NotFoundError, UsageError
+from apr.errors import (
+    AprError,
+    ExitCode,
+    InputOutputError,
+    InterruptedRunError,
+    NotFoundError,
+    UsageError,
+    unexpected_error,
+)
 
 # Headers of thousands of tensors are thousands of small lasting objects; the default (700) walks them again and again.
 _GARBAGE_THRESHOLDS = (50_000, 20, 100)
@@ -93,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _report(out, _operating_system_error(error))
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
-        return _report(out, _unexpected_error(error))
+        return _report(out, unexpected_error(error))
 
 
 def _invoke(out: Out, arguments: Sequence[str]) -> int:
@@ -143,14 +151,6 @@ def _operating_system_error(error: OSError) -> AprError:
     reason = error.strerror or type(error).__name__
     return InputOutputError(
         f"the operating system refused: {reason}", where=where, remedy=remedies.get(error.errno or 0, "run again")
-    )
-
-
-def _unexpected_error(error: Exception) -> AprError:
-    text = " ".join(str(error).split())
-    return AprError(
-        f"unexpected {type(error).__name__}: {text[:500]}",
-        remedy="run again with APR_DEBUG=1 for the traceback, and report it",
     )
 
 

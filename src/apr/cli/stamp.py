@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
-from apr.errors import ExitCode, UsageError
+from apr.errors import ExitCode, UsageError, shell_word
 
 if TYPE_CHECKING:
     from apr.convert.metering import Report
@@ -82,8 +83,12 @@ def command(
     tensors is refused (exit 5) with the command that would be right. Previous values are kept in the file.
     """
     from apr.stamping.changes import StampChanges, parse_settings
-    from apr.stamping.patch import stamp_file
+    from apr.stamping.patch import checked_order, stamp_file
 
+    if "" in names:
+        raise UsageError(
+            "the path of a checkpoint is empty", where="X", remedy="name it, or . for the current directory"
+        )
     changes = StampChanges(license=license_, settings=parse_settings(settings), **stamps)
 
     def stamp(path: Path, report: Report | None = None) -> StampResult:
@@ -103,6 +108,7 @@ def command(
 
     single = _single(names)
     if single is None:
+        checked_order(changes, force_reason=force_untrue, reason=reason, undo=undo, auto=auto)
         _stamp_many(out, names, stamp, output, jobs)
         return
     with byte_progress(out, "stamping") as report:
@@ -156,10 +162,30 @@ def _stamp_many(
 def _from_stdin(names: tuple[str, ...]) -> list[str]:
     listed: list[str] = []
     for name in names:
-        listed += [line.rstrip("\n") for line in sys.stdin if line.strip()] if name == "-" else [name]
+        listed += _listed() if name == "-" else [name]
     if not listed:
         raise UsageError("no paths came on stdin", expected="one path a line", remedy="ls *.apr | apr stamp - ...")
     return listed
+
+
+def _listed() -> list[str]:
+    """The paths on stdin, one a line; names that are not UTF-8 as Python has them in arguments."""
+    stream = getattr(sys.stdin, "buffer", sys.stdin)  # Nothing where stdin is closed.
+    lines = [os.fsdecode(line) for line in stream or ()]
+    if any("\0" in line for line in lines):
+        raise UsageError(
+            "a path on stdin holds a zero byte",
+            expected="one path a line",
+            found="paths that end in zero bytes, as of find -print0",
+            remedy="find ... -print | apr stamp - ...",
+        )
+    return [_without_ending(line) for line in lines if line.strip()]
+
+
+def _without_ending(line: str) -> str:
+    """The path in a line; of a list with Windows line endings without its carriage return, unless a file has that."""
+    path = line.removesuffix("\n")
+    return path if os.path.lexists(path) else path.removesuffix("\r")
 
 
 def _outcome_line(outcome: Outcome) -> str:
@@ -211,7 +237,7 @@ def _show(out: Out, result: StampResult) -> None:
     for note in result.notes:
         out.warning(note)
     if not result.is_dry_run:
-        out.hint(f"apr preflight {result.output}")
+        out.hint(f"apr preflight {shell_word(result.output)}")
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
+from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError, shell_word
 from apr.storage import operations
 from apr.storage.journal import aside_of
 from apr.storage.reading import is_put_back
@@ -35,7 +35,7 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise NotFoundError(
             "the directory of the output does not exist",
             where=str(output.parent),
-            remedy=f"mkdir -p {output.parent}",
+            remedy=f"mkdir -p {shell_word(output.parent)}",
         )
     if not (os.path.lexists(output) or is_put_back(output)):
         return
@@ -59,13 +59,36 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
 
 def check_writable(target: Path) -> None:
     """Raise InputOutputError unless `target` and its directory may be written (a rename would go past its mode)."""
-    is_read_only = not target.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    if is_read_only or not os.access(target, os.W_OK):
-        raise InputOutputError("the file is read-only", where=str(target), remedy=f"chmod u+w {target}, or use -o OUT")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
+    if _is_read_only(target) or not os.access(target, os.W_OK):
+        raise InputOutputError("the file is read-only", where=str(target), remedy=_way_to_write(target))
+    check_directory_writable(target.parent)
+
+
+def check_directory_writable(directory: Path) -> None:
+    """Raise InputOutputError unless files of `directory` may be replaced."""
+    if not os.access(directory, os.W_OK | os.X_OK):
         raise InputOutputError(
-            "the directory of the file is read-only", where=str(target.parent), remedy=f"chmod u+w {target.parent}"
+            "the directory of the file is read-only", where=str(directory), remedy=_way_to_write(directory)
         )
+
+
+def _is_read_only(path: Path) -> bool:
+    return not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _way_to_write(path: Path) -> str:
+    """What makes `path` writable: its mode, unless something stronger than the mode keeps it."""
+    is_root = os.geteuid() == 0
+    has_its_rights = is_root or path.stat().st_uid == os.geteuid()
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        way = "mount its file system for writing"
+    elif not has_its_rights:
+        way = "run this as its owner"
+    elif not os.access(path, os.W_OK) and (is_root or path.stat().st_mode & stat.S_IWUSR):
+        way = f"make it mutable again: chattr -i {shell_word(path)}"
+    else:
+        way = f"chmod u+w {shell_word(path)}"
+    return f"{way}, or use -o OUT"
 
 
 @contextmanager

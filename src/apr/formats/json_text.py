@@ -118,3 +118,19 @@ def without_tagged_floats(value: Any) -> Any:
     if isinstance(value, list):
         return [without_tagged_floats(item) for item in value]
     return value
+
+
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two JSON values would be written alike: `1`, `1.0` and `true` are three values, as are 0.0 and -0.0.
+
+    NaN is the same as NaN. The order of keys says nothing.
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(is_same(value, second[key]) for key, value in first.items())
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(is_same, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        if math.isnan(first) or math.isnan(second):
+            return math.isnan(first) and math.isnan(second)
+        return first == second and math.copysign(1, first) == math.copysign(1, second)
+    return type(first) is type(second) and bool(first == second)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from apr.errors import shell_word
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
 from apr.identity.types import Architecture, Naming
@@ -71,8 +71,8 @@ def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     is_file = path.is_file() if facts.download is None else facts.download.is_file
     repaired = repaired_path(path, architecture, is_file)
     if architecture.naming is Naming.GGUF:
-        return f"{stamp_recipe(path, architecture, repaired)}\napr preflight {shlex.quote(str(repaired))}"
-    retry = facts.retry_command.replace("{path}", shlex.quote(str(repaired)))
+        return f"{stamp_recipe(path, architecture, repaired)}\napr preflight {shell_word(repaired)}"
+    retry = facts.retry_command.replace("{path}", shell_word(repaired))
     return f"{stamp_recipe(path, architecture, repaired)}\n{retry}"
 
 

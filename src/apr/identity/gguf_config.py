@@ -7,10 +7,11 @@ from math import inf, isclose
 from typing import Any
 
 from apr.formats.base import Checkpoint
-from apr.identity.entries import Entry
+from apr.identity.entries import Entry, Place
 from apr.identity.gguf_atlas import KEYS, GgufFacts, gguf_facts, load_gguf_atlas
 from apr.identity.gguf_matching import gguf_names, match_gguf
 from apr.identity.matching import Account
+from apr.identity.names import FileNames, find_group
 from apr.identity.shapes import UnevaluableError, checked_integer
 from apr.identity.typed_config import Draft
 from apr.identity.types import Architecture, Origin
@@ -28,6 +29,13 @@ MOST_LAYERS = 4096
 
 BY_LAYER = "{}_by_layer"
 """The field of values that differ from layer to layer."""
+
+_KEY_PROJECTION: tuple[str, tuple[str, ...], Place] = (
+    "blk.{layer}.attn_k.weight",
+    ("num_key_value_heads*value_head_dim",),
+    (),
+)
+"""The tensor that makes keys, its rows where values are as wide, and no condition on the layers that have it."""
 
 _MAY_BE_ZERO = frozenset({"num_attention_heads", "num_key_value_heads", "intermediate_size", "num_experts"})
 _CONSTANTS = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps"})
@@ -143,9 +151,28 @@ def _held_against_tensors(checkpoint: Checkpoint, entry: Entry, stated: Mapping[
     heads, width = stated.get("num_attention_heads"), shown.dimensions.get("hidden_size")
     if heads and width and "head_dim" not in {**stated, **shown.dimensions} and width % heads:
         draft.conflicts.append(f"the keys say num_attention_heads {heads}, which does not divide hidden_size {width}")
-    account = match_gguf(entry, names, known=known_dimensions({**stated, **shown.dimensions}))
+    known = known_dimensions({**stated, **shown.dimensions})
+    draft.conflicts += _key_width_conflicts(entry, names, stated, known)
+    account = match_gguf(entry, names, known=known)
     draft.conflicts += [line for line in account.shape_conflicts if line not in shown.shape_conflicts]
     return shown
+
+
+def _key_width_conflicts(
+    entry: Entry, names: FileNames, stated: Mapping[str, Any], known: Mapping[str, int]
+) -> Iterator[str]:
+    """A stated width of keys that the key projections do not have, where all layers have one of plain attention.
+
+    llama.cpp creates that tensor by the width of values, and asserts that keys are as wide.
+    """
+    width, heads = stated.get("head_dim"), known.get("num_key_value_heads")
+    is_plain = any((each.pattern, each.dims[:1], each.where) == _KEY_PROJECTION for each in entry.templates)
+    group = find_group(_KEY_PROJECTION[0], names)
+    if width is None or heads is None or group is None or not is_plain:
+        return
+    rows = {names.shapes[name][0] for name in group.rows.values()}
+    if len(rows) == 1 and rows != {heads * width}:
+        yield f"the keys say head_dim {width} for {heads} heads, the tensors show {rows.pop()} rows of keys"
 
 
 def _agrees(name: str, stated: Any, found: int, all_stated: Mapping[str, Any]) -> bool:

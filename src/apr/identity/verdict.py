@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from apr.errors import AprError
+from apr.errors import AprError, shell_word
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas, uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
@@ -162,10 +161,10 @@ def _types(candidates: Sequence[Candidate]) -> str:
 def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path) -> str:
     """The exact command that writes the checkpoint, stamped as `architecture`, to `output`."""
     if architecture.naming is Naming.GGUF:
-        source, target = shlex.quote(str(checkpoint_path)), shlex.quote(str(output))
+        source, target = shell_word(checkpoint_path), shell_word(output)
         return f"apr stamp {source} --architecture {architecture.model_type} -o {target}"
     return (
-        f"apr stamp {shlex.quote(str(checkpoint_path))} --architecture {architecture.model_type} "
+        f"apr stamp {shell_word(checkpoint_path)} --architecture {architecture.model_type} "
         f"--hf-architecture {architecture.class_name} --hf-model-type {architecture.model_type} "
-        f"-o {shlex.quote(str(output))}"
+        f"-o {shell_word(output)}"
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from apr.errors import AprError, RefusedError
+from apr.errors import AprError, RefusedError, shell_word
 from apr.formats.base import Checkpoint, Format
 from apr.identity.types import Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
@@ -145,4 +144,4 @@ def _records(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:
 
 
 def _command(checkpoint: Checkpoint) -> str:
-    return f"apr stamp {shlex.quote(str(checkpoint.path))}"
+    return f"apr stamp {shell_word(checkpoint.path)}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+
 from apr.convert.metering import Meter, Report
 from apr.convert.publishing import published
 from apr.formats.base import Checkpoint, Format
@@ -9,6 +13,7 @@ from apr.formats.registry import open_checkpoint
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.in_place import BYTES_ID, check_untouched
 from apr.stamping.result import StampResult, check_written, proven
+from apr.stamping.rights import RIGHTS
 from apr.storage.atomic import atomic_file
 from apr.storage.copying import copy_patched
 from apr.storage.patches import Change
@@ -48,11 +53,21 @@ def _copied(editor: Editor, edit: Edit, change: Change, result: StampResult, rep
         if before.directory is not None:
             editor.write(edit._replace(meter=meter), beside)
         else:
+            _reserve(beside, before)
             with atomic_file(beside) as target:
                 copy_patched(before.files[0].fileno(), target.fileno(), change.patches[0], meter.add)
         with open_checkpoint(beside) as written:
             check_untouched(before, written, change)
             return proven(result, check_written(editor, edit, result.entry, written), _how_untouched(before))
+
+
+def _reserve(path: Path, original: Checkpoint) -> None:
+    """An empty file with the rights of the original, which what is written at `path` takes over.
+
+    So a copy is at no time open to more users than its original; the umask takes away what it does from any new file.
+    """
+    mode = stat.S_IMODE(os.fstat(original.files[0].fileno()).st_mode) & RIGHTS
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode))
 
 
 def _how_untouched(before: Checkpoint) -> str:
@@ -68,6 +83,8 @@ def _streamed(editor: Editor, edit: Edit, result: StampResult, report: Report | 
     meter = Meter(report, edit.before.size_bytes, STREAMING_PASSES)
     intact = intact_tensors(edit.before, meter)
     with published(result.output) as beside:
+        if edit.before.directory is None:
+            _reserve(beside, edit.before)
         editor.write(edit._replace(meter=meter), beside)
         with check_tensors(beside, intact, invariant=BYTES_ID, meter=meter) as written:
             how = f"{len(intact)} tensors read back, every digest as before"

@@ -34,6 +34,8 @@ OWNED_KEY_PREFIXES = ("apr_recorded", "hf_config", "hf_generation_config", "hf_t
 GGUF_KEY_PREFIXES = ("tokenizer.ggml.", "tokenizer.chat_template")
 """Beginnings of keys by which GGUF describes its tokenizer: plain values there, that `--set` may change."""
 
+MOST_NESTING = 100
+"""Levels of lists and objects in a value: far beyond any config, and within what every JSON reader takes."""
 
 _NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -73,7 +75,8 @@ class StampChanges(NamedTuple):
 def checked_changes(changes: StampChanges) -> StampChanges:
     """`changes` with canonical licences and trimmed texts.
 
-    Raises UsageError when there is nothing to stamp or a setting names a key that `--set` may not touch, and
+    Raises UsageError when there is nothing to stamp, a setting names a key that `--set` may not touch or is nested too
+    deeply, and a text has no UTF-8 form; and
     RefusedError (INV-APR-PROV-003) for placeholders and licences that are not SPDX, all of them in one message.
     """
     if changes.is_empty:
@@ -83,6 +86,8 @@ def checked_changes(changes: StampChanges) -> StampChanges:
             remedy="apr stamp --help",
         )
     _check_settings(changes.settings)
+    for name, value in (changes.identity | changes.provenance).items():
+        check_text(value, OPTIONS[name])
     problems: list[RefusedError] = []
     cleaned: dict[str, Any] = {name: value.strip() for name, value in changes.identity.items()}
     for name in cleaned:
@@ -125,6 +130,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise UsageError("a setting has the form KEY=JSON", where="--set", expected="--set KEY=JSON", found=text)
     try:
         return key, json.loads(value, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise _nested_too_deeply(key) from error
     except ValueError as error:
         raise UsageError(
             "the value of a setting is not JSON",
@@ -157,5 +164,46 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         elif key.startswith(OWNED_KEY_PREFIXES) and not key.startswith(GGUF_KEY_PREFIXES):
             remedy = f"use {OPTIONS['tokenizer']} DIR for the tokenizer; the records of apr are not edited by hand"
         else:
+            _check_value(key, settings[key])
             continue
         raise UsageError("this key cannot be set with --set", where=f"--set {key}", found=key, remedy=remedy)
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise UsageError when `text` has no UTF-8 form; `where` is the flag that it came from."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the text is not Unicode, and no format of checkpoints can hold it",
+            where=where,
+            expected="text that has a UTF-8 form",
+            found=ascii(text[max(error.start - 20, 0) : error.end + 20]),
+            remedy="give the text in UTF-8, without halves of surrogate pairs",
+        ) from error
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Every text in a setting can be written, and no reader fails at its depth."""
+    check_text(key, "--set")
+    level, inside = 0, [value]
+    while inside:
+        level += 1
+        if level > MOST_NESTING:
+            raise _nested_too_deeply(key)
+        for text in inside:
+            if isinstance(text, str):
+                check_text(text, f"--set {key}")
+        objects = [each for each in inside if isinstance(each, Mapping)]
+        lists = [each for each in inside if isinstance(each, (list, tuple))]
+        inside = [item for each in objects for pair in each.items() for item in pair]
+        inside += [item for each in lists for item in each]
+
+
+def _nested_too_deeply(key: str) -> UsageError:
+    return UsageError(
+        "the value of a setting is nested too deeply",
+        where=f"--set {key}",
+        expected=f"at most {MOST_NESTING} levels of lists and objects",
+        found="more levels",
+    )

@@ -127,11 +127,11 @@ def write(edit: Edit, path: Path) -> None:
 
 def change(edit: Edit) -> DirectoryChange | None:
     """What the edit changes in the file; None when tokenizer files come or go that stand as tensors."""
+    metadata = encode_metadata(edit.after.metadata, spelling_of(edit.before.metadata))
     if edit.tokenizer_files is not None:
         texts = edit.before.metadata.get(FILES_KEY) or {}
         if tokenizer_tensors(edit.tokenizer_files) or edit.before.tokenizer_files().keys() - texts.keys():
             return None
-    metadata = encode_metadata(edit.after.metadata, spelling_of(edit.before.metadata))
     patch = plan_metadata_patch(edit.before, metadata, _flags(edit))
     return None if patch is None else DirectoryChange((patch,))
 

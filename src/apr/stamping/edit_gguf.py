@@ -13,11 +13,18 @@ from typing import Any
 from apr.errors import DamagedFileError, UsageError
 from apr.formats.base import Checkpoint, Stamp
 from apr.formats.gguf.edit import Rename, keys_below, plan_metadata_patch, value_as_read
-from apr.formats.gguf.layout import ALIGNMENT_KEY, ARCHITECTURE_KEY, HISTORY_KEY, OWN_PREFIX
+from apr.formats.gguf.layout import (
+    ALIGNMENT_KEY,
+    ARCHITECTURE_KEY,
+    HISTORY_KEY,
+    LONGEST_KEY_BYTES,
+    OWN_PREFIX,
+    SPLIT_PREFIX,
+)
 from apr.formats.gguf.read import Metadata, parsed_history, stamps_in
 from apr.formats.gguf.settings import PROVENANCE_KEYS, typed_settings
 from apr.formats.gguf.values import Array
-from apr.formats.json_text import with_tagged_floats
+from apr.formats.json_text import with_tagged_floats, without_tagged_floats
 from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.edit import METADATA_KEYS, Edit, Editor, refuse_fields
 from apr.stamping.history import Change, change_of
@@ -100,7 +107,8 @@ def places(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
 
 def restored(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
     """`checkpoint` with `places` as they were, the names of keys too."""
-    metadata, now, then = dict(places[PLACE]), _prefix(checkpoint.metadata), places[KEYS_PLACE]
+    metadata = {key: without_tagged_floats(value) for key, value in places[PLACE].items()}
+    now, then = _prefix(checkpoint.metadata), places[KEYS_PLACE]
     if now != then:
         rename = Rename(now[PREFIX], then[PREFIX])
         metadata = {rename(key): value for key, value in metadata.items()}
@@ -167,10 +175,15 @@ def _check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None
         remedy = INSTEAD_OF_SET.get(key)
         if remedy is None and key.startswith(OWN_PREFIX):
             remedy = "the records of apr are not edited by hand"
+        if remedy is None and key.startswith(SPLIT_PREFIX):
+            remedy = "leave it to llama-gguf-split, which writes what part of a model a file is as it makes or joins it"
+        if remedy is None and len(key.encode()) > LONGEST_KEY_BYTES:
+            remedy = f"give a key of at most {LONGEST_KEY_BYTES} bytes; readers take no longer one"
         if remedy is None and not KEY_FORM.fullmatch(key) and key not in checkpoint.metadata:
             remedy = "name the key as GGUF names keys: words in lower case, underscores, and points between them"
         if remedy is not None:
-            raise UsageError("this key cannot be set with --set", where=f"--set {key}", found=key, remedy=remedy)
+            shown = f"{key:.100}"
+            raise UsageError("this key cannot be set with --set", where=f"--set {shown}", found=shown, remedy=remedy)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.convert.metering import UNMETERED
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, UsageError, shell_word
 from apr.formats.base import Checkpoint, Stamp, StampKey
-from apr.formats.hf.read import CONFIG_FILE_NAME, directory_stamps
-from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
+from apr.formats.hf.read import CONFIG_FILE_NAME, LONGEST_CONFIG_BYTES, LONGEST_RECORD_BYTES, directory_stamps
+from apr.formats.json_text import is_same, parse_object, read_object, without_tagged_floats
 from apr.formats.recorded import NOTHING_RECORDED, RECORDED_FILE_NAME
 from apr.formats.safetensors.edit import plan_metadata_patch
 from apr.formats.safetensors.header import METADATA_KEY
@@ -22,6 +21,8 @@ from apr.stamping.changes import OPTIONS, StampChanges
 from apr.stamping.config_edit import edit_config
 from apr.stamping.edit import Edit, Editor, refuse_fields, tokenizer_change
 from apr.stamping.history import change_of
+from apr.stamping.json_layout import json_file, layout_of
+from apr.stamping.rights import same_rights
 from apr.stamping.signatures import DIRECTORY_SIGNATURE_NAME
 from apr.storage.atomic import atomic_directory
 from apr.storage.copying import copy_file
@@ -30,6 +31,7 @@ from apr.storage.patches import Change as DirectoryChange
 from apr.storage.patches import Replacement
 
 LONGEST_FILE_BYTES = 64 << 20
+LONGEST_BYTES = {CONFIG_FILE_NAME: LONGEST_CONFIG_BYTES, RECORDED_FILE_NAME: LONGEST_RECORD_BYTES}
 PROVENANCE_PLACE = f"{RECORDED_FILE_NAME}: provenance"
 
 
@@ -116,14 +118,15 @@ def history(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
 def write(edit: Edit, path: Path) -> None:
     """A copy of the directory at `path`, every file of it, with the stamped files in place of the old ones.
 
-    Its signature is left out: it does not hold for the copy.
+    Its signature is left out: it does not hold for the copy. Nobody may read of the copy what of the original is kept
+    from them.
     """
     source = edit.before.path
     changed = _changed_files(edit)
     left_out = changed.keys() | _retired_files(edit) | {DIRECTORY_SIGNATURE_NAME}
     patches = {patch.name: patch for patch in change(edit).patches}
     meter = edit.meter or UNMETERED
-    with atomic_directory(path) as copy:
+    with atomic_directory(path) as copy, same_rights(source, copy):
         for entry in sorted(source.rglob("*")):
             name = entry.relative_to(source)
             if entry.is_dir() and not entry.is_symlink():
@@ -156,14 +159,32 @@ def _no_file(path: Path) -> DamagedFileError:
         where=str(path),
         expected="files and directories",
         found="a link that leads to no file" if is_link else "a device, socket or pipe",
-        remedy=f"remove {path}, or stamp with --in-place",
+        remedy=f"rm {shell_word(path)}, or stamp with --in-place",
     )
 
 
 def _changed_files(edit: Edit) -> dict[str, bytes]:
-    """The files of the directory that the edit writes anew, by name."""
-    documents = {name: json_file(document) for name, document in edit.after.metadata.items()}
+    """The files of the directory that the edit writes anew, by name; a config in which no value changes is not one."""
+    documents = {}
+    for name, document in edit.after.metadata.items():
+        stands = content_of(edit.before.path / name) if name == CONFIG_FILE_NAME else None
+        if stands is None or not _says(stands, document):
+            documents[name] = json_file(document, layout_of(stands))
+    for name, data in documents.items():
+        if len(data) > LONGEST_BYTES[name]:
+            raise UsageError(
+                f"{name} would be larger than is read",
+                where=str(edit.before.path / name),
+                expected=f"at most {LONGEST_BYTES[name]} bytes",
+                found=f"{len(data)} bytes",
+            )
     return {**documents, **(edit.tokenizer_files or {})}
+
+
+def _says(data: bytes, document: Mapping[str, Any]) -> bool:
+    """Whether the JSON file with `data` says what `document` does, whatever its layout."""
+    found = parse_object(data, path=Path(CONFIG_FILE_NAME), takes_python_constants=True)
+    return is_same(without_tagged_floats(found), without_tagged_floats(document))
 
 
 def _retired_files(edit: Edit) -> set[str]:
@@ -171,12 +192,6 @@ def _retired_files(edit: Edit) -> set[str]:
     if edit.tokenizer_files is None:
         return set()
     return {name for name in TOKENIZER_FILE_NAMES if (edit.before.path / name).exists()} - set(edit.tokenizer_files)
-
-
-def json_file(document: Mapping[str, Any]) -> bytes:
-    """`document` as transformers lays out its JSON files, in the order of its keys."""
-    text = json.dumps(with_tagged_floats(document), indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
 
 
 EDITOR = Editor(plan, record, write, change, history, places, restored)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.errors import AprError, InputOutputError, NotFoundError
+from apr.errors import AprError, InputOutputError, NotFoundError, UsageError, unexpected_error
 from apr.stamping.worker_life import begin, task
 
 if TYPE_CHECKING:
@@ -134,19 +134,29 @@ def _work(path: str) -> Outcome:
 def _outcome(path: Path, stamp: Stamper, describe: Describe) -> Outcome:
     try:
         result = stamp(path)
+        answer = describe(result)
     except AprError as error:
         return Outcome(str(path), Status.FAILED, error.to_json())
     except OSError as error:
         failure = InputOutputError(f"the operating system refused: {error.strerror or error}", where=str(path))
         return Outcome(str(path), Status.FAILED, failure.to_json())
+    except Exception as error:  # noqa: BLE001 - a checkpoint that nobody foresaw does not end the others
+        return Outcome(str(path), Status.FAILED, unexpected_error(error).to_json())
     if not result.changes:
         status = Status.RIGHT
     else:
         status = Status.WOULD_STAMP if result.is_dry_run else Status.STAMPED
-    return Outcome(str(path), status, describe(result))
+    return Outcome(str(path), status, answer)
 
 
 def _meant(name: str) -> Iterator[Path]:
+    if not name:
+        # pathlib would take it for the current directory.
+        raise UsageError(
+            "the path of a checkpoint is empty",
+            expected="a file, a directory or a pattern",
+            found="an empty text, as of a variable that is not set",
+        )
     path = Path(name)
     if not os.path.lexists(path) and GLOB_CHARACTERS & set(name):
         from glob import glob
@@ -158,20 +168,27 @@ def _meant(name: str) -> Iterator[Path]:
 
 
 def _at(path: Path, *, is_named: bool = False) -> Iterator[Path]:
-    """The checkpoints at `path`: itself, or those below a folder. A file that was named counts whatever its suffix."""
-    if not path.is_dir():
-        if is_named or path.suffix in CHECKPOINT_SUFFIXES:
-            yield path
-        return
-    if _is_checkpoint_directory(path):
-        yield path
-        return
-    names: list[str] = []
-    with suppress(PermissionError):
-        names = sorted(os.listdir(path))
-    for name in names:
-        if not name.startswith("."):
-            yield from _at(path / name)
+    """The checkpoints at `path`: itself, or those below a folder. A file that was named counts whatever its suffix.
+
+    A folder that several links lead to is searched once, also where one leads back to a folder it lies in.
+    """
+    waiting = [path]
+    searched: set[tuple[int, int]] = set()
+    while waiting:
+        here = waiting.pop()
+        if not here.is_dir():
+            if (is_named and here is path) or here.suffix in CHECKPOINT_SUFFIXES:
+                yield here
+            continue
+        if _is_checkpoint_directory(here):
+            yield here
+            continue
+        with suppress(PermissionError, FileNotFoundError):
+            found = here.stat()
+            if (found.st_dev, found.st_ino) not in searched:
+                searched.add((found.st_dev, found.st_ino))
+                names = sorted((name for name in os.listdir(here) if not name.startswith(".")), reverse=True)
+                waiting += [here / name for name in names]
 
 
 def _is_checkpoint_directory(path: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from apr import __version__
+from apr.formats.json_text import is_same
 from apr.formats.recorded import Recorded
 
 
@@ -33,7 +34,7 @@ class Change(NamedTuple):
 
 def change_of(place: str, before: Mapping[str, Any], key: str, new: Any) -> Change | None:
     """The change that setting `key` of `before` to `new` is; None when it stands there already."""
-    if key in before and before[key] == new and type(before[key]) is type(new):
+    if key in before and is_same(before[key], new):
         return None
     return Change(f"{place}: {key}", before.get(key), new, was_absent=key not in before)
 

@@ -69,7 +69,7 @@ def lock_alone(checkpoint: Checkpoint, change: Change) -> None:
         check_stands_there(checkpoint.directory.fileno(), Path(os.path.realpath(checkpoint.path)))
     for file in checkpoint.files:
         if file.path.name in patched:
-            _check_no_link(file.path)
+            check_no_link(file.path)
             lock_exclusive(file.fileno(), file.path)
             check_stands_there(file.fileno(), file.path)
 
@@ -116,7 +116,8 @@ def check_untouched(before: Checkpoint, written: Checkpoint, change: Change) -> 
         )
 
 
-def _check_no_link(path: Path) -> None:
+def check_no_link(path: Path) -> None:
+    """Raise InputOutputError when a weight file that would be changed is a link."""
     if path.is_symlink():
         raise InputOutputError(
             "a weight file that carries stamps is a link, and the file it leads to may belong to others too",

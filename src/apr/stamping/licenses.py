@@ -6,6 +6,8 @@ does not list). Source of the refused words: INV-APR-PROV-003 (`docs/invariants.
 
 from __future__ import annotations
 
+import re
+
 from apr.errors import RefusedError
 
 PLACEHOLDERS = frozenset(
@@ -65,13 +67,20 @@ MODEL_LICENSE_WORDS = frozenset(
 """Hub words for model licences that SPDX does not list: to be written as `LicenseRef-<word>`."""
 
 LICENSE_REFERENCE_PREFIX = "LicenseRef-"
+_OUTSIDE_IDS = re.compile(r"[\s()]+")
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether `text` says nothing: empty, a placeholder word, or one inside `LicenseRef-`, `<...>` or `[...]`."""
-    word = "-".join(text.strip().lower().replace("_", " ").split())
-    word = word.removeprefix(LICENSE_REFERENCE_PREFIX.lower()).strip("<>[](){}'\".!")
-    return not word or word in PLACEHOLDERS
+    """Whether `text` says nothing: no letter or digit, a placeholder word or a row of them, or one inside
+    `LicenseRef-`, `<...>` or `[...]`. Characters that are not seen (a zero-width space) say nothing either."""
+    seen = "".join(character for character in text if character.isprintable() or character.isspace())
+    words = seen.lower().replace("_", " ").split()
+    return _says_nothing("-".join(words)) or all(map(_says_nothing, words))
+
+
+def _says_nothing(word: str) -> bool:
+    word = word.removeprefix(LICENSE_REFERENCE_PREFIX.lower()).strip("<>[](){}'\".!?,;:/")
+    return word in PLACEHOLDERS or not any(map(str.isalnum, word))
 
 
 def canonical_license(text: str, *, option: str) -> str:
@@ -82,7 +91,8 @@ def canonical_license(text: str, *, option: str) -> str:
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-    if is_placeholder(text):
+    named = [word for word in _OUTSIDE_IDS.split(text) if word.lower().startswith(LICENSE_REFERENCE_PREFIX.lower())]
+    if is_placeholder(text) or any(map(is_placeholder, named)):
         raise _refused(text, option, "a placeholder, which says nothing", f"{option} Apache-2.0")
     try:
         return str(canonicalize_license_expression(text.strip()))

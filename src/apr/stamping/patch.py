@@ -7,20 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.convert.publishing import check_output, check_writable
-from apr.errors import UsageError
+from apr.convert.publishing import check_output
+from apr.errors import DamagedFileError, UsageError, shell_word
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
 from apr.gates.finding import Finding, Status
-from apr.stamping.changes import StampChanges, checked_changes, with_identity
+from apr.stamping.changes import StampChanges, check_text, checked_changes, with_identity
 from apr.stamping.edit import Edit, Editor
 from apr.stamping.history import history_entry
-from apr.stamping.in_place import apply_in_place
+from apr.stamping.in_place import apply_in_place, check_no_link
 from apr.stamping.preflighted import check_stays_accepted
 from apr.stamping.recipe import Destination, recipe_for
 from apr.stamping.result import (
     StampResult,
     Written,
+    check_rights,
     check_written,
     flags_of,
     notes_by_copy,
@@ -83,6 +84,30 @@ def stamp_file(
     InputOutputError. After any of them input and output are as they were.
     """
     source = Path(path)
+    changes = checked_order(changes, force_reason=force_reason, reason=reason, undo=undo, auto=auto)
+    destination = _destination(source, output, in_place=in_place, force=force)
+    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, (), report)
+    try:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return _stamp(order)
+            except FileChangedError as error:
+                _check_whole(destination.path, error)
+        return _stamp(order)
+    except UnicodeEncodeError as error:
+        raise DamagedFileError(
+            "the checkpoint holds a text that has no UTF-8 form, and what holds it cannot be written anew",
+            where=str(source),
+            expected="text in UTF-8",
+            found=ascii(error.object[max(error.start - 20, 0) : error.end + 20]),
+            remedy="repair the text where the checkpoint was made",
+        ) from error
+
+
+def checked_order(
+    changes: StampChanges, *, force_reason: str | None, reason: str | None, undo: bool, auto: bool
+) -> StampChanges:
+    """`changes` as `stamp_file` takes them; raises as it does for what is wrong with any checkpoint."""
     if undo:
         from apr.stamping.undo import check_undo
 
@@ -90,14 +115,10 @@ def stamp_file(
     elif not (auto and changes.is_empty):
         changes = checked_changes(changes)
     _check_reason(force_reason)
-    destination = _destination(source, output, in_place=in_place, force=force)
-    order = _Order(source, changes, destination, force_reason, reason, dry_run, undo, auto, (), report)
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return _stamp(order)
-        except FileChangedError as error:
-            _check_whole(destination.path, error)
-    return _stamp(order)
+    for text, option in ((force_reason, "--force-untrue"), (reason, "--reason")):
+        if text is not None:
+            check_text(text, option)
+    return changes
 
 
 def _check_whole(path: Path, error: FileChangedError) -> None:
@@ -135,7 +156,7 @@ def _stamp(order: _Order) -> StampResult:
             order = _of_the_first_part(order, checkpoint)
             destination = order.destination
         if destination.in_place and not order.is_dry_run:
-            check_writable(written_file(checkpoint))
+            check_rights(checkpoint)
         order = _with_family_slug(order, checkpoint.format)
         if order.is_auto:
             order = _with_shown_identity(order, checkpoint)
@@ -145,11 +166,12 @@ def _stamp(order: _Order) -> StampResult:
             else _plan(order, editor, checkpoint, tokenizer_files)
         )
         result = _planned(order, edit, entry, findings)
-        if order.is_dry_run:
-            return result
         if destination.in_place and not edit.changes:
-            return result._replace(output_bytes=result.input_bytes)
+            return result if order.is_dry_run else result._replace(output_bytes=result.input_bytes)
         edit = editor.record(edit, entry)
+        if order.is_dry_run:
+            _rehearse(editor, edit, in_place=destination.in_place)
+            return result
         stamped = _stamp_in_place(editor, edit, result) if destination.in_place else None
         if stamped is not None:
             return stamped
@@ -177,7 +199,7 @@ def _of_the_first_part(order: _Order, checkpoint: Checkpoint) -> _Order:
             expected="--in-place",
             found=f"-o {order.destination.path}",
             remedy=f"to keep the original, copy its {count} files first; or make one file of them: "
-            f"llama-gguf-split --merge {first} OUT.gguf",
+            f"llama-gguf-split --merge {shell_word(first)} OUT.gguf",
         )
     if first == order.destination.path:
         return order
@@ -191,7 +213,7 @@ Plan = tuple[Edit, tuple[Finding, ...], dict[str, Any]]
 def _plan(order: _Order, editor: Editor, checkpoint: Checkpoint, tokenizer_files: Mapping[str, bytes] | None) -> Plan:
     changes = order.changes
     edit = editor.plan(checkpoint, changes, tokenizer_files)
-    recipe = recipe_for(order.source, order.destination, changes)
+    recipe = recipe_for(order.source, order.destination, changes, order.reason)
     truth = check_truth(edit, changes, recipe, force_reason=order.force_reason)
     findings = truth.findings
     if tokenizer_files is not None:
@@ -287,18 +309,28 @@ def _stamp_in_place(editor: Editor, edit: Edit, result: StampResult) -> StampRes
     return proven(result, seen[-1], f"{len(edit.before.tensors)} tensors {how}")
 
 
+def _rehearse(editor: Editor, edit: Edit, *, in_place: bool) -> None:
+    """Raise what the stamp would raise before its first byte is written; of the rights to write nothing is said."""
+    change = editor.change(edit)
+    if in_place and change is not None:
+        patched = {patch.name for patch in change.patches}
+        for file in edit.before.files:
+            if file.path.name in patched:
+                check_no_link(file.path)
+
+
 def _destination(source: Path, output: Path | None, *, in_place: bool, force: bool) -> Destination:
     if in_place == (output is not None):
         raise UsageError(
             "say where the stamped checkpoint goes",
             expected="either -o OUT or --in-place",
             found="both" if in_place else "neither",
-            remedy=f"apr stamp {source} ... -o OUT",
+            remedy=f"apr stamp {shell_word(source)} ... -o OUT",
         )
     if output is None:
-        return Destination(source.resolve(), in_place=True)
+        return Destination(Path(os.path.realpath(source)), in_place=True)
     check_output(source, output, force=force)
-    return Destination(output, in_place=False)
+    return Destination(output, in_place=False, is_replaced=force)
 
 
 def _check_reason(force_reason: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import RefusedError
 from apr.formats.base import Checkpoint
+from apr.formats.json_text import is_same
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.gates.finding import Finding
 from apr.stamping.edit import Edit
@@ -54,8 +55,8 @@ def _concerns_gates(edit: Edit) -> bool:
     return (
         edit.tokenizer_files is not None
         or before.stamps != after.stamps
-        or before.config != after.config
-        or before.typed != after.typed
+        or not is_same(before.config, after.config)
+        or not is_same(before.typed, after.typed)
         or facts_for_gates(before.recorded) != facts_for_gates(after.recorded)
     )
 

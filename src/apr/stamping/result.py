@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apr.convert.publishing import check_directory_writable, check_writable
 from apr.errors import RefusedError
 from apr.formats.base import Checkpoint, Format, Stamp, StampKey
 from apr.formats.json_text import with_tagged_floats
@@ -20,6 +21,7 @@ from apr.stamping.truth import TRUTH_ID
 
 MOST_SHOWN_CHARACTERS = 300
 HISTORY_ID = "INV-STAMP-HISTORY-001"
+INTEGRITY_ID = "INV-FILE-INTEGRITY-001"
 BY_COPY_NOTE = "this file system cannot make room inside a file: a changed copy took its place"
 
 
@@ -67,7 +69,7 @@ def check_written(editor: Editor, edit: Edit, entry: Mapping[str, Any], written:
         ("dimensions", edit.after.typed, written.typed),
         ("records", facts_for_gates(edit.after.recorded), facts_for_gates(written.recorded)),
     ):
-        if wanted != found:
+        if with_tagged_floats(wanted) != with_tagged_floats(found):
             raise RefusedError(
                 f"the {what} of the stamped file: not as planned; the stamp was taken back",
                 where=str(edit.before.path),
@@ -76,6 +78,16 @@ def check_written(editor: Editor, edit: Edit, entry: Mapping[str, Any], written:
                 remedy="run again; the file is as it was",
                 invariant=TRUTH_ID,
             )
+    if written.contradictions and not edit.before.contradictions:
+        problem = written.contradictions[0]
+        raise RefusedError(
+            f"the stamped file would contradict itself: {problem.what}; the stamp was taken back",
+            where=problem.where,
+            expected=problem.expected,
+            found=problem.found,
+            remedy="leave out the value that brings it in; the file is as it was",
+            invariant=INTEGRITY_ID,
+        )
     return Written(written.size_bytes, flags_of(written))
 
 
@@ -106,8 +118,19 @@ def flags_of(checkpoint: Checkpoint) -> int | None:
     return int(header_flags(checkpoint))
 
 
+def check_rights(checkpoint: Checkpoint) -> None:
+    """Raise InputOutputError unless the checkpoint may be stamped where it stands.
+
+    A config that is a link gives way to a file of its own, so that what it leads to may be read-only.
+    """
+    if checkpoint.format is Format.HF_DIRECTORY and (checkpoint.path / "config.json").is_symlink():
+        check_directory_writable(checkpoint.path)
+    else:
+        check_writable(written_file(checkpoint))
+
+
 def written_file(checkpoint: Checkpoint) -> Path:
-    """The file whose rights decide whether the checkpoint may be stamped where it stands."""
+    """The file that shows the stamps of the checkpoint, and whose other names show them too or do not."""
     if checkpoint.format is Format.HF_DIRECTORY:
         return (checkpoint.path / "config.json").resolve()
     return checkpoint.path

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apr.errors import shell_word
+
 DIRECTORY_SIGNATURE_NAME = "model.sig"
 """The library's own default name; of a directory it stands in it."""
 
@@ -37,12 +39,10 @@ def signature_path(path: Path) -> Path:
 
 def sign_command(path: Path, signature: Path | None = None, *, force: bool = False) -> str:
     """The command that signs `path`, for messages; the key is the reader's to name."""
-    import shlex
-
-    words = ["apr", "sign", str(path), "--private-key", "KEY.pem"]
+    words = ["apr", "sign", shell_word(path), "--private-key", "KEY.pem"]
     if signature is not None and signature != signature_path(path):
-        words += ["--signature", str(signature)]
-    return shlex.join([*words, "--force"] if force else words)
+        words += ["--signature", shell_word(signature)]
+    return " ".join([*words, "--force"] if force else words)
 
 
 def broken_signatures(changed: Iterable[Path]) -> tuple[BrokenSignature, ...]:

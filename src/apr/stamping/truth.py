@@ -39,25 +39,33 @@ def check_truth(edit: Edit, changes: StampChanges, recipe: Recipe, *, force_reas
 
     Raises RefusedError with every finding: stamps that disagree (given ones, or given ones with those that stay),
     values that the tensors contradict, and a claim that the tensors contradict or cannot confirm, unless
-    `force_reason` says why it is to be written.
+    `force_reason` says why it is to be written. Stamps that disagree are refused whatever the reason.
     """
     verdict = give_verdict(replace(edit.after, stamps=(*edit.after.stamps, *edit.asked)))
     disagreements = tuple(_disagreement_findings(verdict, changes, recipe))
     if disagreements:
         raise _refused("the stamps would contradict each other", AGREE_ID, edit, disagreements)
-    conflicts = _new_conflicts(edit, verdict, changes)
+    findings = [Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")]
+    conflicts = _new_conflicts(edit, verdict, changes, is_forced=force_reason is not None)
     if conflicts:
-        finding = _conflict_finding(conflicts)
-        raise _refused(finding.message, TRUTH_ID, edit, (finding,))
-    agree = Finding(AGREE_ID, Status.PASS, f"{len(verdict.claim.readings)} identity stamps agree")
+        findings.append(_conflict_finding(conflicts))
     truth = _truth_finding(verdict, changes, recipe, has_gguf_names(edit.after))
-    if truth.status is not Status.REFUSE:
-        return TruthCheck(verdict, (agree, truth), is_forced=False)
+    if not conflicts or truth.status is Status.REFUSE:
+        findings.append(truth)
+    refusals = [finding for finding in findings if finding.status is Status.REFUSE]
+    if not refusals:
+        return TruthCheck(verdict, tuple(findings), is_forced=False)
     if force_reason is None:
-        raise _refused(truth.message, TRUTH_ID, edit, (truth,))
-    message = f"written against the evidence ({force_reason}): {truth.message}"
-    forced = Finding(TRUTH_ID, Status.UNCHECKED, message, truth.expected, truth.found, truth.remedy)
-    return TruthCheck(verdict, (agree, forced), is_forced=True)
+        raise _refused(refusals[0].message, TRUTH_ID, edit, (refusals[0],))
+    return TruthCheck(verdict, tuple(_forced(finding, force_reason) for finding in findings), is_forced=True)
+
+
+def _forced(finding: Finding, reason: str) -> Finding:
+    """`finding` as it is reported once it was overridden: what it says was not made true by the reason."""
+    if finding.status is not Status.REFUSE:
+        return finding
+    message = f"written against the evidence ({reason}): {finding.message}"
+    return finding._replace(status=Status.UNCHECKED, message=message)
 
 
 def _disagreement_findings(verdict: Verdict, changes: StampChanges, recipe: Recipe) -> list[Finding]:
@@ -76,8 +84,11 @@ def _disagreement_findings(verdict: Verdict, changes: StampChanges, recipe: Reci
     ]
 
 
-def _new_conflicts(edit: Edit, verdict: Verdict, changes: StampChanges) -> tuple[str, ...]:
-    """Facts that the stamp would bring into contradiction with each other or with the tensors."""
+def _new_conflicts(edit: Edit, verdict: Verdict, changes: StampChanges, *, is_forced: bool) -> tuple[str, ...]:
+    """Facts that the stamp would bring into contradiction with each other or with the tensors.
+
+    A value that nothing can be computed with is an error, and with `is_forced` what the gates have to say.
+    """
     architecture = verdict.claim.architecture
     if architecture is None or not (changes.identity or changes.settings):
         return ()
@@ -96,6 +107,8 @@ def _new_conflicts(edit: Edit, verdict: Verdict, changes: StampChanges) -> tuple
     except AprError:
         return ()  # The config was unusable before: the gates say so, and the stamp is not the cause.
     if problem is not None:
+        if is_forced:
+            return ()
         raise problem
     return tuple(line for line in after if line not in before)
 
@@ -107,7 +120,7 @@ def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
         "a value to be set contradicts the tensors, or another recorded value",
         expected="values that the tensors and the rest of the file allow",
         found="\n".join(conflicts),
-        remedy="leave out that --set, or set the value that the tensors show",
+        remedy="leave out that --set, or set the value that the tensors show; --force-untrue 'REASON' writes it",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from apr.errors import RefusedError, UsageError
 from apr.formats.base import Checkpoint
+from apr.formats.json_text import is_same, with_tagged_floats
 from apr.gates.finding import Finding, Status
 from apr.identity.types import VerdictKind
 from apr.identity.verdict import give_verdict
@@ -41,7 +42,10 @@ def undo_edit(editor: Editor, checkpoint: Checkpoint) -> tuple[Edit, Mapping[str
     if entry is None:
         raise _refused(checkpoint, "no stamp is left to take back", "a stamp in the history", "none", None)
     places = editor.places(checkpoint)
-    changes = [_taken_back(checkpoint, places, each) for each in reversed(entry.get("changes") or ())]
+    made = entry["changes"]
+    if not isinstance(made, list) or not all(isinstance(each, dict) for each in made):
+        raise _refused(checkpoint, "the newest stamp cannot be read", "a list of changes", f"{made!r:.80}", None)
+    changes = [_taken_back(checkpoint, places, each) for each in reversed(made)]
     return Edit(checkpoint, editor.restored(checkpoint, places), tuple(changes)), entry
 
 
@@ -73,13 +77,12 @@ def _taken_back(checkpoint: Checkpoint, places: dict[str, dict[str, Any]], chang
     key = str(change.get("key"))
     place = next((place for place in sorted(places, key=len, reverse=True) if key.startswith(f"{place}: ")), None)
     if place is None:
-        what = "the earlier tokenizer files are not in the history" if key == TOKENIZER_KEY else "an unknown place"
-        remedy = "stamp again with --tokenizer DIR of the earlier files" if key == TOKENIZER_KEY else None
-        raise _refused(checkpoint, f"{key} cannot be restored: {what}", "a value in the history", key, remedy)
+        raise _not_in_history(checkpoint, key) if key == TOKENIZER_KEY else _elsewhere(checkpoint, key, change)
     values, name = places[place], key.removeprefix(f"{place}: ")
-    current = values.get(name, _ABSENT)
+    current = _read(values.get(name, _ABSENT))
     made = _ABSENT if change.get("is_removed") else change.get("new")
-    if current is not made and current != made:
+    # The history is JSON: a number that JSON has no form for stands in it in the tagged one.
+    if current is not made and not is_same(with_tagged_floats(current), with_tagged_floats(made)):
         shown = "nothing" if current is _ABSENT else repr(current)
         raise _refused(
             checkpoint, f"{key} was changed since by something else", repr(change.get("new")), shown, "stamp it instead"
@@ -95,6 +98,35 @@ def _taken_back(checkpoint: Checkpoint, places: dict[str, dict[str, Any]], chang
         change.get("previous"),
         was_absent=current is _ABSENT,
         is_removed=was_absent,
+    )
+
+
+def _read(value: Any) -> Any:
+    """`value`; where it is a long array that is still in its file, its elements."""
+    is_in_file = isinstance(value, Sequence) and not isinstance(value, (str, bytes, list, tuple))
+    return list(value) if is_in_file else value
+
+
+def _not_in_history(checkpoint: Checkpoint, key: str) -> RefusedError:
+    return _refused(
+        checkpoint,
+        f"{key} cannot be restored: the earlier tokenizer files are not in the history",
+        "a value in the history",
+        key,
+        "stamp again with --tokenizer DIR of the earlier files",
+    )
+
+
+def _elsewhere(checkpoint: Checkpoint, key: str, change: Mapping[str, Any]) -> RefusedError:
+    """The stamp was made before the checkpoint was imported, exported or saved anew, and names places of then."""
+    previous = "no value" if change.get("was_absent") else f"{change.get('previous')!r:.200}"
+    return _refused(
+        checkpoint,
+        f"{key} cannot be restored: this checkpoint has no such place, as the stamp was made before it was converted",
+        "a place that this checkpoint has",
+        f"{key}, which was {previous} before",
+        "stamp the earlier value under the name it has here; or undo in the checkpoint this one was made from, and "
+        "convert that again",
     )
 
 

@@ -31,6 +31,7 @@ from apr.formats.gguf.layout import (
 )
 from apr.formats.gguf.read import Metadata
 from apr.formats.gguf.values import Typed, as_read, encode, encode_text, inferred
+from apr.formats.json_text import is_same
 from apr.storage.patches import FilePatch, Splice
 from apr.storage.reading import SourceFile
 
@@ -171,7 +172,7 @@ def _pieces(before: Metadata, after: Mapping[str, Any]) -> list[_Piece | None]:
             pieces.append(None)
         else:
             value = after[key]
-            is_kept = value is before[pair.key] or value == before[pair.key]
+            is_kept = value is before[pair.key] or is_same(value, before[pair.key])
             body = None if is_kept else encode(Typed(pair.type, _element_type(pair), value), key)
             pieces.append(_Piece(key, pair, body))
     return pieces

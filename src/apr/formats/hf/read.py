@@ -39,8 +39,8 @@ _FIRST_READ_NAMES = (
     RECORDED_FILE_NAME,
 )
 
-_LONGEST_CONFIG_BYTES = 16 << 20
-_LONGEST_RECORD_BYTES = 64 << 20
+LONGEST_CONFIG_BYTES = 16 << 20
+LONGEST_RECORD_BYTES = 64 << 20
 _LONGEST_TOKENIZER_FILE_BYTES = 256 << 20
 
 # Enough to count the vocabulary; the rest of the tokenizer is read only when asked for.
@@ -75,7 +75,7 @@ def read_held_directory(directory: HeldDirectory) -> Checkpoint:
 def _checkpoint(directory: HeldDirectory, weights: Weights) -> Checkpoint:
     if not directory.has(CONFIG_FILE_NAME):
         raise _no_config(directory)
-    config = without_tagged_floats(read_object_in(directory, CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES))
+    config = without_tagged_floats(read_object_in(directory, CONFIG_FILE_NAME, LONGEST_CONFIG_BYTES))
     recorded = _recorded(directory)
     return Checkpoint(
         path=directory.path,
@@ -117,14 +117,14 @@ def _verifier(tensors: Mapping[str, TensorEntry], digests: Mapping[str, str]) ->
 def _generation_config(directory: HeldDirectory) -> Mapping[str, Any] | None:
     if not directory.has(GENERATION_CONFIG_FILE_NAME):
         return None
-    values = read_object_in(directory, GENERATION_CONFIG_FILE_NAME, _LONGEST_CONFIG_BYTES)
+    values = read_object_in(directory, GENERATION_CONFIG_FILE_NAME, LONGEST_CONFIG_BYTES)
     return MappingProxyType(without_tagged_floats(values))
 
 
 def _recorded(directory: HeldDirectory) -> Recorded:
     if not directory.has(RECORDED_FILE_NAME):
         return NOTHING_RECORDED
-    document = read_object_in(directory, RECORDED_FILE_NAME, _LONGEST_RECORD_BYTES)
+    document = read_object_in(directory, RECORDED_FILE_NAME, LONGEST_RECORD_BYTES)
     return recorded_from_json(document, where=str(directory.path / RECORDED_FILE_NAME))
 
 
