@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,12 +44,13 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
     if not resident:
         return BufferReport((), ())
     own = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
-    report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
+    # float32 first, as it is torch's default nearly always, and another one is set for the whole process.
+    report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
     if not report.problems or own is torch.float32:
         return report
-    wide = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
-    differing = {problem.name for problem in wide.problems}
-    return BufferReport(report.compared, tuple(each for each in report.problems if each.name in differing))
+    narrow = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
+    differing = {problem.name for problem in report.problems}
+    return BufferReport(report.compared, tuple(each for each in narrow.problems if each.name in differing))
 
 
 def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> BufferReport:
@@ -82,38 +84,58 @@ def _reference_model(model: PreTrainedModel, default_dtype: torch.dtype) -> PreT
     import copy
 
     import torch
-    from transformers.initialization import no_init_weights
 
     from apr.loading.quiet import quiet_zoo
 
     config = copy.deepcopy(model.config)
-    former = torch.get_default_dtype()
-    torch.set_default_dtype(default_dtype)
-    try:
-        with quiet_zoo(), no_init_weights(), parameters_without_memory(), torch.device("cpu"):
+    with quiet_zoo(), parameters_without_memory(), torch.device("cpu"):
+        former = torch.get_default_dtype()
+        if default_dtype is former:
             return type(model)(config)
-    finally:
-        torch.set_default_dtype(former)
+        torch.set_default_dtype(default_dtype)
+        try:
+            return type(model)(config)
+        finally:
+            torch.set_default_dtype(former)
+
+
+# Classes are patched for the whole process, so one thread at a time does it.
+_PATCHING = threading.RLock()
 
 
 @contextmanager
 def parameters_without_memory() -> Iterator[None]:
-    """Within the block every parameter moves to the meta device as it is registered; buffers stay real."""
+    """Within the block every parameter that this thread registers moves to the meta device, and the zoo initialises
+    nothing; buffers stay real. Modules that other threads build meanwhile are as ever."""
     import torch
+    from transformers import PreTrainedModel
 
-    original = torch.nn.Module.register_parameter
+    is_open, owner = True, threading.get_ident()
 
-    def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        original(module, name, parameter)
-        if parameter is not None:
-            kept = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-            module._parameters[name] = kept
+    def is_ours() -> bool:
+        return is_open and threading.get_ident() == owner
 
-    torch.nn.Module.register_parameter = register
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = original
+    with _PATCHING:
+        register_parameter, init_weights = torch.nn.Module.register_parameter, PreTrainedModel.init_weights
+
+        def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+            register_parameter(module, name, parameter)
+            if parameter is not None and is_ours():
+                kept = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+                module._parameters[name] = kept
+
+        def initialise(model: PreTrainedModel) -> None:
+            if not is_ours():
+                init_weights(model)
+
+        torch.nn.Module.register_parameter = register
+        PreTrainedModel.init_weights = initialise
+        try:
+            yield
+        finally:
+            is_open = False
+            torch.nn.Module.register_parameter = register_parameter
+            PreTrainedModel.init_weights = init_weights
 
 
 def _describe(buffer: torch.Tensor | None) -> str:
