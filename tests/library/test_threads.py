@@ -22,14 +22,14 @@ def load(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path)
 
 
-def at_once(*works: Callable[[], Any]) -> list[BaseException]:
+def at_once(*works: Callable[[], Any]) -> list[Exception]:
     """Run every work in a thread of its own; what they raised."""
-    raised: list[BaseException] = []
+    raised: list[Exception] = []
 
     def run(work: Callable[[], Any]) -> None:
         try:
             work()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  # A thread's error is only seen if it is kept.
             raised.append(error)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-
 _lock = threading.Lock()
 _depth = 0
 _former = ExitStack()
