@@ -74,6 +74,25 @@ def test_fit_runs_from_the_named_weights(fit: Callable[..., Any], trained: Path,
     assert [finding.status.value for finding in callback.start.findings] == ["pass", "pass"]
 
 
+def test_a_seeded_fit_is_the_same_fit_with_the_callback(fit: Callable[..., Any], trained: Path) -> None:
+    class Logged(Module):
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = super().training_step(batch, index)
+            losses.append(float(loss))
+            return loss
+
+    def run(callback: Any) -> list[float]:
+        losses.clear()
+        pl.seed_everything(5, verbose=False)
+        from transformers import AutoModelForCausalLM
+
+        fit(Logged(AutoModelForCausalLM.from_pretrained(trained, attention_dropout=0.3).train()), callback)
+        return list(losses)
+
+    losses: list[float] = []
+    assert run(apr.lightning.VerifyCallback(trained)) == run(pl.Callback())
+
+
 def test_without_validation_batches_the_loss_is_said_to_be_unchecked(fit: Callable[..., Any], trained: Path) -> None:
     callback: Any = apr.lightning.VerifyCallback(trained)
     fit(Module(load(trained)), callback, has_validation=False)

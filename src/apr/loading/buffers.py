@@ -36,9 +36,12 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
 
     The reference holds real buffers and no parameter memory. Equality is exact: a buffer is computed once, on the
     CPU, from the config, and moved unchanged. A few classes compute tables in torch's default dtype (GPT-J), which is
-    the model's own while it is built, and float32 while the zoo's loader builds it: either is right.
+    the model's own while it is built, and float32 while the zoo's loader builds it: either is right. A rotary table
+    that its class makes anew for longer sequences may be the one for a length that was seen.
     """
     import torch
+
+    from apr.loading.rotary import is_table_for_a_length
 
     resident = non_persistent_buffers(model)
     if not resident:
@@ -46,11 +49,12 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
     own = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
     # float32 first, as it is torch's default nearly always, and another one is set for the whole process.
     report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
-    if not report.problems or own is torch.float32:
-        return report
-    narrow = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
-    differing = {problem.name for problem in report.problems}
-    return BufferReport(report.compared, tuple(each for each in narrow.problems if each.name in differing))
+    if report.problems and own is not torch.float32:
+        narrow = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
+        differing = {problem.name for problem in report.problems}
+        report = BufferReport(report.compared, tuple(each for each in narrow.problems if each.name in differing))
+    problems = (each for each in report.problems if not is_table_for_a_length(model, each.name))
+    return BufferReport(report.compared, tuple(problems))
 
 
 def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> BufferReport:
@@ -60,6 +64,8 @@ def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str
     problems = []
     for name in sorted(resident.keys() | reference.keys()):
         own, fresh = resident.get(name), reference.get(name)
+        if own is not None and fresh is not None and (own.dtype, fresh.dtype) == (torch.float64, torch.float32):
+            fresh = fresh.double()  # Only widened, with the model.
         if own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
             problems.append(BufferProblem(name, _describe(fresh), _describe(own), None))
         elif not torch.equal(own.detach().cpu(), fresh):
@@ -86,9 +92,10 @@ def _reference_model(model: PreTrainedModel, default_dtype: torch.dtype) -> PreT
     import torch
 
     from apr.loading.quiet import quiet_zoo
+    from apr.loading.untouched import kept_random_state
 
     config = copy.deepcopy(model.config)
-    with quiet_zoo(), parameters_without_memory(), torch.device("cpu"):
+    with kept_random_state(), quiet_zoo(), parameters_without_memory(), torch.device("cpu"):
         former = torch.get_default_dtype()
         if default_dtype is former:
             return type(model)(config)
