@@ -14,9 +14,12 @@ from apr.gates.facts import Gate, Stage
 from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
 from apr.gates.runner import check_overrides, run_stage
 from apr.gates.table import GATES
+from apr.identity.atlas import load_atlas
 from apr.identity.left_out import left_out
+from apr.identity.renaming import current_name
 from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig, VerdictKind
 from apr.library.casts import is_declared_cast
+from apr.library.config_check import CONFIG_ID
 from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
 from apr.library.resident import ResidentModel
 from apr.library.zoo_checks import class_model_type, zoo_gates
@@ -113,15 +116,37 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
     kind = claim.architecture.kind if claim is not None and claim.architecture is not None else Kind.DECODER
     claimed_plan = identified.facts.plan
     claimed = {} if claimed_plan is None else claimed_plan.target.expected
-    optional = tuple(each for each in claimed.values() if each.is_optional)
+    prefix = "" if claimed_plan is None else claimed_plan.added_prefix
+    # Under the names of the file, as the plan of the resident model has them.
+    optional = tuple(
+        each._replace(name=each.name.removeprefix(prefix)) for each in claimed.values() if each.is_optional
+    )
     plan, tensors = _plan(resident, checkpoint, terms, optional)
-    gates = tuple(gate for gate in GATES if has_identity or gate.id not in IDENTITY_GATES)
+    skipped: frozenset[str] = frozenset() if has_identity else IDENTITY_GATES
+    if is_own_class(type(resident.module), checkpoint):
+        skipped = IDENTITY_GATES - {CONFIG_ID}
+    gates = tuple(gate for gate in GATES if gate.id not in skipped)
     if resident.is_zoo_model:
         gates += zoo_gates(resident)
     facts = identified.facts._replace(plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
     findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
     examination = deepen(Examination(facts, findings, terms.road_options(kind)))
     return Held(resident, examination, tensors, gates, optional, terms)
+
+
+def is_own_class(model_class: type[Any], checkpoint: Checkpoint) -> bool:
+    """Whether `model_class` is the user's own and the very one that the config names: there is no table to ask who it
+    is, so the class, its tensors and its config answer for it.
+
+    A class under a name that the atlas knows is held to that name.
+    """
+    named = (checkpoint.config or {}).get("architectures")
+    return (
+        isinstance(named, list)
+        and named[:1] == [model_class.__name__]
+        and not model_class.__module__.startswith("transformers.")
+        and load_atlas().find_class(model_class.__name__) is None
+    )
 
 
 def _identify(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Examination:
@@ -153,11 +178,15 @@ def _plan(
     """
     aliases = {alias: group[0] for group in resident.tied for alias in group[1:]}
     names: Collection[str] = [*resident.tensors, *aliases]
-    stored = checkpoint.tensors.keys()
+    stored: Collection[str] = checkpoint.tensors.keys()
     name_map = terms.name_map
     if name_map is None and resident.is_zoo_model:
+        stored = [current_name(name, checkpoint.tensors) for name in stored]
         name_map = base_prefix_map(resident.module, stored, names)
-    named = checkpoint_names(stored, set(names), name_map)
+    named = {
+        name: current_name(stored_name, checkpoint.tensors)
+        for name, stored_name in checkpoint_names(stored, set(names), name_map).items()
+    }
     label = {name: named.get(name) or _unfilled_label(name, stored) for name in names}
     expected: dict[str, ExpectedTensor] = {}
     tensors: dict[str, torch.Tensor] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from apr.library.injected import split_adapters
 from apr.library.wrappers import Unwrapped, parameter_groups, unwrap, unwrapped_names, whole_state
-from apr.loading.on_disk import on_disk_state_dict
+from apr.loading.on_disk import planned_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def read_resident(model: torch.nn.Module) -> ResidentModel:
     resident = ResidentModel(unwrapped, base, (), split.adapter)
     if resident.is_zoo_model:
         with _own_conversions(unwrapped, has_adapters=bool(split.adapter)):
-            tensors = on_disk_state_dict(unwrapped.module, _declared_ties_once(unwrapped, base))
+            tensors = planned_state_dict(unwrapped.module, _declared_ties_once(unwrapped, base))
     else:
         aliases = {alias for group in groups for alias in group[1:]}
         tensors = {name: tensor for name, tensor in base.items() if name not in aliases}

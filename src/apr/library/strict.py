@@ -24,7 +24,7 @@ from apr.gates.road import examine
 from apr.identity.types import VerdictKind
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
-from apr.library.holding import NO_REASONS, Terms
+from apr.library.holding import NO_REASONS, Terms, is_own_class
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.source import cached_source, resolve_source
 from apr.library.zoo_checks import ARCHITECTURE_ID
@@ -156,7 +156,7 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
     _refuse_unverifiable(cls, name, kwargs)
     local = Path(str(name)).joinpath(str(kwargs.get("subfolder") or ""))
     if local.exists():
-        _refuse_bad_files(local, terms)
+        _refuse_bad_files(cls, local, terms)
     token = _is_inside_a_load.set(True)
     try:
         answer = original(cls, *args, **kwargs)
@@ -190,7 +190,7 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
         )
 
 
-def _refuse_bad_files(path: Path, terms: StrictTerms) -> None:
+def _refuse_bad_files(cls: type[Any], path: Path, terms: StrictTerms) -> None:
     """Refuse before transformers reads a byte where headers alone show a lie, or cannot be read.
 
     Everything else waits for the resident model: only that shows which tensors the asked class takes.
@@ -201,8 +201,10 @@ def _refuse_bad_files(path: Path, terms: StrictTerms) -> None:
         options = Terms(allowed_tensors=allowed, allowed_gates=terms.allowed_gates).road_options()
         examination = examine(path, options)
         examination.close()
-        verdict = examination.facts.verdict
+        verdict, checkpoint = examination.facts.verdict, examination.facts.checkpoint
         if verdict is not None and verdict.kind is not VerdictKind.CONTRADICTION:
+            return
+        if checkpoint is not None and is_own_class(cls, checkpoint):
             return
     if examination.facts.checkpoint is None or ARCHITECTURE_ID in {finding.id for finding in examination.refusals}:
         refuse_unless_accepted(examination)

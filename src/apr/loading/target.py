@@ -41,10 +41,10 @@ def tensor_cap(checkpoint: Checkpoint) -> int:
 
 def make_target_on_meta(architecture: Architecture, config: ResolvedConfig) -> Target:
     """The target read off the class itself, built on the meta device (no memory); needs torch and transformers."""
-    from apr.loading.on_disk import on_disk_state_dict
+    from apr.loading.on_disk import planned_state_dict
 
     model = build_on_meta(architecture, config)
-    state = on_disk_state_dict(model)
+    state = planned_state_dict(model)
     expected = {name: ExpectedTensor(name, tuple(tensor.shape)) for name, tensor in state.items()}
     for name, partner in tied_names(model, expected).items():
         expected[name] = ExpectedTensor(name, expected[partner].shape, tied_to=partner)
