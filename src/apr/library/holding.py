@@ -63,7 +63,11 @@ class Terms:
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
 
     def __post_init__(self) -> None:
-        check_overrides(self.allowed_gates)
+        try:
+            check_overrides(self.allowed_gates)
+        except UsageError as error:
+            expected = (error.expected or "").replace("--allow-gate ID=REASON", "allowed_gates={ID: REASON}")
+            raise UsageError(error.what, expected=expected, found=error.found) from None
         unreasoned = sorted(name for name, reason in self.allowed_tensors.items() if not reason.strip())
         if unreasoned:
             raise UsageError(

@@ -97,7 +97,17 @@ def judge_loss(
     step0 = Step0(measured.loss, measured.set_hash, vocabulary_size or 1, tolerance_relative)
     checkpoint = None if expected_loss is None else _recording(expected_loss, measured.set_hash)
     facts = InitFacts(Path(), checkpoint=checkpoint, step0=step0)
-    return run_stage(Stage.STEP_0, facts, allowed_gates, [step0_loss.GATE])
+    findings = run_stage(Stage.STEP_0, facts, allowed_gates, [step0_loss.GATE])
+    return findings if expected_loss is not None else tuple(_in_words_of_the_library(each) for each in findings)
+
+
+def _in_words_of_the_library(finding: Finding) -> Finding:
+    if finding.status is not Status.REFUSE or finding.remedy is None:
+        return finding
+    return finding._replace(
+        remedy="check that tokenizer and data belong to this model; if this set is known to give such a loss: "
+        f"expected_loss=LOSS; for an untrained model: allowed_gates={{'{step0_loss.ID}': 'REASON'}}"
+    )
 
 
 def _recording(loss: float, set_hash: str) -> Checkpoint:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Terms, is_own_class
 from apr.library.refusal import refuse_unless_accepted
-from apr.library.source import cached_source, resolve_source
+from apr.library.source import cached_source, may_be_hub_id, resolve_source
 from apr.library.zoo_checks import ARCHITECTURE_ID
 
 # Keywords that make the resident tensors something else than the files' on purpose: there is nothing to prove then.
@@ -94,7 +94,9 @@ def strict(
         yield
     finally:
         _Patch.leave()
-        _terms.reset(token)
+        # A generator that holds the block may be finished in another context, which has terms of its own.
+        with suppress(ValueError):
+            _terms.reset(token)
 
 
 class _Patch:
@@ -155,7 +157,7 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     _refuse_unverifiable(cls, name, kwargs)
     local = Path(str(name)).joinpath(str(kwargs.get("subfolder") or ""))
-    if local.exists():
+    if local.exists() or not may_be_hub_id(str(name)):
         _refuse_bad_files(cls, local, terms)
     token = _is_inside_a_load.set(True)
     try:

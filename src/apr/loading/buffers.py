@@ -66,7 +66,9 @@ def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str
         own, fresh = resident.get(name), reference.get(name)
         if own is not None and fresh is not None and (own.dtype, fresh.dtype) == (torch.float64, torch.float32):
             fresh = fresh.double()  # Only widened, with the model.
-        if own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
+        if own is not None and own.is_meta:
+            problems.append(BufferProblem(name, _describe(fresh), "on the meta device", None))
+        elif own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
             problems.append(BufferProblem(name, _describe(fresh), _describe(own), None))
         elif not torch.equal(own.detach().cpu(), fresh):
             difference = (own.detach().cpu().double() - fresh.double()).abs()
