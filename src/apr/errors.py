@@ -69,7 +69,7 @@ class AprError(Exception):
         self.facts: Mapping[str, Any] = MappingProxyType(dict(facts or {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross processes (a worker of `multiprocessing`, a test runner) and are copied, with all their facts."""
+        """Errors cross processes (workers, test runners) and are copied, with all their facts."""
         return _error_of, (type(self), self.what), {**self.__dict__, "facts": dict(self.facts)}
 
     def __setstate__(self, state: Mapping[str, Any] | None) -> None:

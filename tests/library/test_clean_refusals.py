@@ -1,4 +1,4 @@
-"""What is wrong with a call or a model comes as an error of `apr`, with a way out, and survives being sent or copied."""
+"""What is wrong with a call or a model is an error of `apr`, with a way out, and survives being sent or copied."""
 
 from __future__ import annotations
 

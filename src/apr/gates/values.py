@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from apr.formats.dtypes import DType
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 ID = VALUES_ID
 # Weights of language models have a width of 0.005 to 0.5; a quantiser stretches them to the type's range (448, 57344).
 LARGEST_STD_OF_A_WEIGHT = 4.0
+# Weights are packed into them as well, but no check can tell those from zero points, of which all may be equal.
+INDICES = frozenset({DType.I16, DType.I32, DType.I64, DType.U16, DType.U32, DType.U64})
+COMPUTED_ANEW = (".weight_integer",)
+"""Saved buffers that a forward pass fills before it reads them (transformers, `models/ibert/quant_modules.py`)."""
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -32,10 +37,11 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # A plan that does not balance is refused already; then every tensor is looked at, so that all is said at once.
     judged = counted_names(facts.checkpoint, facts.plan) if facts.checkpoint is not None else frozenset()
     seen = {name: value for name, value in facts.values.items() if name in judged}
+    bound = _held_to_a_role(facts, seen)
     findings = [
-        *_forbidden(seen),
-        *_lost_endings(facts, seen),
-        *layer_findings(facts, seen),
+        *_forbidden(bound),
+        *_lost_endings(facts, bound),
+        *layer_findings(facts, bound),
         *norm_findings(facts, seen),
         *_dropped_scales(facts, seen),
         *_unequal_ties(facts),
@@ -43,6 +49,26 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     yield from findings
     if not any(finding.status is Status.REFUSE for finding in findings):
         yield Finding(ID, Status.PASS, f"{len(seen)} tensors hold finite values that fit their roles")
+
+
+def _held_to_a_role(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> dict[str, TensorFacts]:
+    """Those of `seen` whose values their role decides: not what the user lets through by name, no buffer with finite
+    values (a mask, a counter), and none of the kinds that may hold any value."""
+    return {
+        name: value
+        for name, value in seen.items()
+        if name not in facts.allowed_tensors
+        and (name not in facts.buffer_names or value.non_finite_count or not value.entry.element_count)
+        and not _may_hold_anything(value)
+    }
+
+
+def _may_hold_anything(value: TensorFacts) -> bool:
+    """A mask, indices or zero points of one value, or what the class computes anew in every pass (I-BERT)."""
+    is_one_value = value.is_constant and value.entry.element_count > 0
+    if is_one_value and not value.is_all_zero and value.entry.dtype in INDICES:
+        return True
+    return is_one_value and (value.entry.dtype is DType.BOOL or value.entry.name.endswith(COMPUTED_ANEW))
 
 
 def _forbidden(seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:

@@ -120,7 +120,7 @@ def load_verified(
     one; a torch module, filled in place; or a function that makes one (it gets `config` when one is given), which
     also lets derived buffers be compared with a fresh module's. path: as for `preflight`, or a Hugging Face hub id
     that is in the local cache. dtype: of the floating-point parameters; None keeps the file's (or the module's, as
-    long as that rounds nothing). device: where the model goes, one that is there; None is the CPU, and for a module where it is.
+    long as that rounds nothing). device: where the model goes; None is the CPU, and for a module where it is.
     name_map: checkpoint name to module name, a mapping or a function, for a module of your own. config: the config of
     a checkpoint that holds tensors alone. attention: transformers' attention implementation.
 

@@ -45,8 +45,11 @@ OF_THE_RUN = frozenset(
 )
 
 
-def config_finding(facts: InitFacts, module: torch.nn.Module) -> Finding:
-    """Whether the config of `module` agrees with the recorded one in every field that can change what is computed."""
+def config_finding(facts: InitFacts, module: torch.nn.Module, let_through: frozenset[str] = frozenset()) -> Finding:
+    """Whether the config of `module` agrees with the recorded one in every field that can change what is computed.
+
+    let_through: fields that differ because of tensors the caller let through by name.
+    """
     from apr.loading.zoo import build_config
 
     config: Any = module.config
@@ -63,7 +66,7 @@ def config_finding(facts: InitFacts, module: torch.nn.Module) -> Finding:
     if type(recorded) is not type(config):
         return Finding(CONFIG_ID, Status.UNCHECKED, "configs of two classes are not compared field by field")
     expected, found = recorded.to_dict(), config.to_dict()
-    ignored = _never_set(facts, found) | _of_nobody(facts, config, recorded_values or {})
+    ignored = let_through | _never_set(facts, found) | _of_nobody(facts, config, recorded_values or {})
     differing = [name for name in differing_fields(expected, found, _decisive(module)) if name not in ignored]
     if not differing:
         return Finding(CONFIG_ID, Status.PASS, "the model was built with the config that the checkpoint records")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apr.errors import RefusedError
 from apr.library.injected import split_adapters
@@ -120,3 +120,9 @@ def _declared_ties(module: torch.nn.Module) -> Mapping[str, str]:
     """Tied name to the name it shares, as a zoo class declares them for its config."""
     ties = getattr(module, "all_tied_weights_keys", None)
     return ties if isinstance(ties, dict) else {}
+
+
+def storage_of(tensor: Any) -> int:
+    """Identity of the memory that a tensor is a view of, on the meta device too."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return int(local.untyped_storage()._cdata)

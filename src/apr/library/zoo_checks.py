@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 ARCHITECTURE_ID = "INV-INIT-ARCH-MATCH-001"
 
 
-def zoo_gates(resident: ResidentModel) -> tuple[Gate, ...]:
-    """Gates that hold class and config of the resident model against the checkpoint's."""
+def zoo_gates(resident: ResidentModel, *, has_resized_tables: bool = False) -> tuple[Gate, ...]:
+    """Gates that hold class and config of the resident model against the checkpoint's.
+
+    has_resized_tables: the caller let another number of tokens through, so that the config may say it too.
+    """
     module: Any = resident.module
 
     def same_class(facts: InitFacts) -> Iterable[Finding]:
         return [class_finding(facts, type(module).__name__, class_model_type(module))]
 
     def same_config(facts: InitFacts) -> Iterable[Finding]:
-        return [config_finding(facts, module)]
+        return [config_finding(facts, module, frozenset({"vocab_size"} if has_resized_tables else ()))]
 
     return (
         Gate(ARCHITECTURE_ID, "the model is of the class that the checkpoint names", Stage.HEADERS, same_class),
