@@ -85,16 +85,21 @@ def test_modules_built_while_another_thread_verifies_are_as_ever(qwen2: Path) ->
     assert set(built) == {"cpu"}
 
 
-def test_strict_loads_in_two_threads_are_proven(qwen2: Path) -> None:
-    from transformers import AutoModelForCausalLM
+def test_strict_loads_in_two_threads_are_proven(tied_bfloat16: Path) -> None:
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    before = PreTrainedModel.tie_weights
 
     def load_often() -> None:
         for _ in range(4):
-            apr.hf.from_pretrained(AutoModelForCausalLM, qwen2)
+            apr.hf.from_pretrained(AutoModelForCausalLM, tied_bfloat16)
 
     def load_verified_often() -> None:
         for _ in range(4):
-            apr.load_verified(None, qwen2)
+            apr.load_verified(None, tied_bfloat16)
 
     assert not at_once(load_often, load_often)
     assert not at_once(load_verified_often, load_verified_often)
+    assert not at_once(load_often, load_verified_often)
+    assert PreTrainedModel.tie_weights is before
+    assert torch.get_default_dtype() is torch.float32

@@ -9,6 +9,8 @@ is in no block of its own gets the strictest terms. A `from_pretrained` that was
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr.errors import RefusedError
+from apr.errors import AprError, RefusedError
 from apr.formats.peft.read import is_adapter_directory
+from apr.formats.registry import open_checkpoint
 from apr.gates.adapters.facts import open_adapter
 from apr.gates.road import examine
+from apr.gates.words import folded
 from apr.identity.types import VerdictKind
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
@@ -28,6 +32,7 @@ from apr.library.holding import NO_REASONS, Terms, is_own_class
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.source import cached_source, may_be_hub_id, resolve_source
 from apr.library.zoo_checks import ARCHITECTURE_ID
+from apr.loading.zoo_lock import ZOO_LOCK
 
 # Keywords that make the resident tensors something else than the files' on purpose: there is nothing to prove then.
 UNVERIFIABLE = {
@@ -157,11 +162,13 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     _refuse_unverifiable(cls, name, kwargs)
     local = Path(str(name)).joinpath(str(kwargs.get("subfolder") or ""))
+    _refuse_renamed(cls, local, kwargs.get("key_mapping"))
     if local.exists() or not may_be_hub_id(str(name)):
         _refuse_bad_files(cls, local, terms)
     token = _is_inside_a_load.set(True)
     try:
-        answer = original(cls, *args, **kwargs)
+        with ZOO_LOCK:
+            answer = original(cls, *args, **kwargs)
     finally:
         _is_inside_a_load.reset(token)
     hub = {key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")}
@@ -189,6 +196,29 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
             found="\n".join(reasons),
             remedy="load it outside of the strict block, and check it with apr.verify_loaded if its weights are plain",
             invariant="INV-INIT-RECEIPT-001",
+        )
+
+
+def _refuse_renamed(cls: type[Any], path: Path, key_mapping: Mapping[str, str] | None) -> None:
+    """Refuse a `key_mapping` that renames a stored tensor: then the file is not named as the class that it claims."""
+    if not key_mapping or not path.exists():
+        return
+    try:
+        checkpoint = open_checkpoint(path)
+    except AprError:
+        return  # The files speak for themselves in a moment.
+    with checkpoint:
+        renamed = [name for name in checkpoint.tensors if any(re.search(pattern, name) for pattern in key_mapping)]
+    if renamed:
+        raise RefusedError(
+            f"{cls.__name__}.from_pretrained with this key_mapping cannot be verified here",
+            where=str(path),
+            expected="tensors that have the names of the class they claim",
+            found=f"key_mapping renames {len(renamed)} of them: {folded(tuple(renamed))}",
+            remedy=f"rename them once, in a copy: apr import {shlex.quote(str(path))} --unwrap -o OUT\n"
+            "or load outside of the strict block, and prove what was loaded: apr.verify_loaded(model, path, "
+            f"allowed_gates={{'{ARCHITECTURE_ID}': 'REASON'}})",
+            invariant=ARCHITECTURE_ID,
         )
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from apr.loading.zoo_lock import ZOO_LOCK
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -108,10 +110,6 @@ def _reference_model(model: PreTrainedModel, default_dtype: torch.dtype) -> PreT
             torch.set_default_dtype(former)
 
 
-# Classes are patched for the whole process, so one thread at a time does it.
-_PATCHING = threading.RLock()
-
-
 @contextmanager
 def parameters_without_memory() -> Iterator[None]:
     """Within the block every parameter that this thread registers moves to the meta device, and the zoo initialises
@@ -124,7 +122,7 @@ def parameters_without_memory() -> Iterator[None]:
     def is_ours() -> bool:
         return is_open and threading.get_ident() == owner
 
-    with _PATCHING:
+    with ZOO_LOCK:
         register_parameter, init_weights = torch.nn.Module.register_parameter, PreTrainedModel.init_weights
 
         def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:

@@ -10,6 +10,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas
 from apr.identity.types import Architecture, ExpectedTensor, Naming, ResolvedConfig
 from apr.loading.ledger import LoadPlan, Target
+from apr.loading.zoo_lock import ZOO_LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ def build_on_meta(architecture: Architecture, config: ResolvedConfig) -> PreTrai
     model_of = model_class(architecture)
     zoo_config = build_config(config)
     try:
-        with torch.device("meta"):
+        with ZOO_LOCK, torch.device("meta"):
             return model_of(zoo_config)
     except Exception as error:
         raise DamagedFileError(
