@@ -76,6 +76,14 @@ class AprError(Exception):
         self.invariant = invariant
         self.facts: Mapping[str, Any] = MappingProxyType(dict(facts or {}))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes (workers, test runners) and are copied, with all their facts."""
+        return _error_of, (type(self), self.what), {**self.__dict__, "facts": dict(self.facts)}
+
+    def __setstate__(self, state: Mapping[str, Any] | None) -> None:
+        self.__dict__.update(state or {})
+        self.facts = MappingProxyType(dict(self.facts))
+
     def __str__(self) -> str:
         head = f"[{self.invariant}] {self.what}" if self.invariant else self.what
         rows = [("where", self.where), ("expected", self.expected), ("found", self.found), ("next", self.remedy)]
@@ -99,6 +107,10 @@ class AprError(Exception):
             "remedy": self.remedy,
             "facts": dict(self.facts),
         }
+
+
+def _error_of(kind: type[AprError], what: str) -> AprError:
+    return kind.__new__(kind, what)
 
 
 class UsageError(AprError):

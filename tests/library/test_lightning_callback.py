@@ -74,6 +74,55 @@ def test_fit_runs_from_the_named_weights(fit: Callable[..., Any], trained: Path,
     assert [finding.status.value for finding in callback.start.findings] == ["pass", "pass"]
 
 
+def test_a_seeded_fit_is_the_same_fit_with_the_callback(fit: Callable[..., Any], trained: Path) -> None:
+    class Logged(Module):
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = super().training_step(batch, index)
+            losses.append(float(loss))
+            return loss
+
+    def run(callback: Any) -> list[float]:
+        losses.clear()
+        pl.seed_everything(5, verbose=False)
+        from transformers import AutoModelForCausalLM
+
+        fit(Logged(AutoModelForCausalLM.from_pretrained(trained, attention_dropout=0.3).train()), callback)
+        return list(losses)
+
+    losses: list[float] = []
+    assert run(apr.lightning.VerifyCallback(trained)) == run(pl.Callback())
+
+
+@pytest.mark.parametrize("limit", [{"limit_val_batches": 2}, {"fast_dev_run": 2}])
+def test_as_many_batches_are_measured_as_the_trainer_validates_on(
+    trained: Path, batches: list[dict[str, Any]], tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    drawn = 0
+
+    class Endless(torch.utils.data.IterableDataset):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            nonlocal drawn
+            while True:
+                drawn += 1
+                assert drawn < 100
+                yield batches[drawn % len(batches)]
+
+    callback: Any = apr.lightning.VerifyCallback(trained)
+    trainer = pl.Trainer(
+        **{"max_steps": 1, **limit},
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+        default_root_dir=tmp_path,
+    )
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(Module(load(trained)), loader, torch.utils.data.DataLoader(Endless(), batch_size=None))
+    assert callback.start.loss is not None
+
+
 def test_without_validation_batches_the_loss_is_said_to_be_unchecked(fit: Callable[..., Any], trained: Path) -> None:
     callback: Any = apr.lightning.VerifyCallback(trained)
     fit(Module(load(trained)), callback, has_validation=False)

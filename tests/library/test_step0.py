@@ -29,6 +29,23 @@ def test_the_loss_is_the_mean_over_samples(trained: Path, batches: list[dict[str
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_every_module_keeps_its_mode_and_the_random_state_is_the_former_one(
+    trained: Path, batches: list[dict[str, Any]]
+) -> None:
+    from apr.loading.probe import run_tokens
+
+    model = load(trained).train()
+    model.model.layers[0].eval()
+    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    measured = measure_loss(model, loader)
+    assert measured is not None
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    run_tokens(model, [[1, 2, 3, 4]])
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_a_short_last_batch_counts_by_its_samples(trained: Path, batches: list[dict[str, Any]]) -> None:
     model = load(trained).eval()
     short = [batches[0], {key: value[:2] for key, value in batches[1].items()}]

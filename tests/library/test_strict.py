@@ -250,3 +250,19 @@ def test_a_checkpoint_in_a_subfolder_is_found(tmp_path: Path) -> None:
     save_tiny(tmp_path / "run" / "best", "qwen2")
     with apr.hf.strict():
         zoo("Qwen2ForCausalLM").from_pretrained(tmp_path / "run", subfolder="best")
+
+
+@pytest.mark.planted_defect("INV-INIT-ARCH-MATCH-001")
+def test_a_key_mapping_that_renames_is_refused_with_a_way_that_works(qwen2: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    copy = Path(shutil.copytree(qwen2, tmp_path / "copy"))
+    state = {f"backbone.{name}": value for name, value in load_file(copy / "model.safetensors").items()}
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    mapping = {"^backbone.": ""}
+    error = refusal_of(lambda: apr.hf.from_pretrained(AutoModelForCausalLM, copy, key_mapping=mapping))
+    assert "key_mapping renames 27 of them" in str(error)
+    reason = {"INV-INIT-ARCH-MATCH-001": "names of another producer"}
+    model = AutoModelForCausalLM.from_pretrained(copy, key_mapping=mapping)
+    assert apr.verify_loaded(model, copy, allowed_gates=reason).tensors_written == 27
+    apr.hf.from_pretrained(AutoModelForCausalLM, qwen2, key_mapping=mapping)

@@ -31,7 +31,7 @@ def train(tmp_path: Path, rows: Rows) -> Callable[..., Any]:
                 "max_steps": 2,
                 "save_strategy": "no",
                 "per_device_train_batch_size": 8,
-                "logging_strategy": "no",
+                "logging_strategy": "steps" if "logging_steps" in arguments else "no",
                 "report_to": [],
                 "use_cpu": True,
                 "disable_tqdm": True,
@@ -75,6 +75,26 @@ def test_training_runs_from_the_named_weights(
     assert callback.start.receipt.tensors_written == 27
     assert callback.start.loss == pytest.approx(recorded_loss, rel=1e-5)
     assert [finding.status.value for finding in callback.start.findings] == ["pass", "pass"]
+
+
+@pytest.mark.parametrize("way", ["attached", "added"])
+def test_a_seeded_run_is_the_same_run_with_the_callback(train: Callable[..., Any], trained: Path, way: str) -> None:
+    from transformers import set_seed
+
+    class Added(apr.hf.VerifyCallback):
+        def attach(self, trainer: Any) -> Any:
+            trainer.add_callback(self)
+            return self
+
+    def losses(callback: Any) -> list[Any]:
+        set_seed(5)
+        model = load(trained, attention_dropout=0.3)
+        trainer = train(model, callback, max_steps=4, per_device_train_batch_size=4, logging_steps=1, seed=5)
+        return [{**row, "train_runtime": 0} for row in trainer.state.log_history if "loss" in row]
+
+    plain = losses(None)
+    assert len(plain) == 4
+    assert losses(apr.hf.VerifyCallback(trained) if way == "attached" else Added(trained)) == plain
 
 
 def test_the_expected_loss_is_the_one_the_trainer_reports(train: Callable[..., Any], trained: Path) -> None:

@@ -47,7 +47,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         "this run trains a next-token predictor, and the checkpoint is none",
         expected="a decoder",
         found=f"claimed: {named[0]}, {named[0].kind.value}; its tensors are of kind: {kinds}",
-        remedy="name a causal language model with --init",
+        remedy="name a causal language model",
     )
 
 

@@ -70,7 +70,8 @@ class InitFacts(NamedTuple):
 
     run_kind: what the run trains, None where nobody speaks of a run. opening_error: why no checkpoint could be opened.
     config_error: why no config could be resolved. plan_note: why there is no load plan. probe_error: why the loaded
-    model could not be tried. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
+    model could not be tried. buffer_names: stored tensors that a model in memory holds as buffers, which may be masks,
+    counters or constants. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
     allow_words: how this caller lets one tensor through, with `{name}` for the tensor. download: how a checkpoint on
     another machine comes to this one, None for one that is here.
     """
@@ -97,6 +98,7 @@ class InitFacts(NamedTuple):
     step0: Step0 | None = None
     fresh: Fresh | None = None
     written: Written | None = None
+    buffer_names: frozenset[str] = frozenset()
     retry_command: str = "apr pretrain --init {path} ..."
     allow_words: str = "--allow '{name}=REASON'"
     allowed_tensors: Mapping[str, str] = MappingProxyType({})

@@ -27,8 +27,16 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         f"{len(conflicts)} tensors have another shape than the config of {facts.plan.target.architecture} gives them",
         expected="; ".join(f"{each.name} {list(each.expected)}" for each in shown) + rest,
         found="; ".join(f"{each.name} {list(each.found)}" for each in shown) + rest,
-        remedy="correct the dimensions the checkpoint records (`apr inspect` shows which), or get the matching file",
+        remedy=_remedy(facts, shown[0].name),
     )
+
+
+def _remedy(facts: InitFacts, name: str) -> str:
+    assert facts.plan is not None
+    if facts.plan.target.origin == "the model":
+        allow = facts.allow_words.replace("{name}", name)
+        return f"load it with the sizes of the checkpoint, or name each tensor that the run makes anew: {allow}"
+    return "correct the dimensions the checkpoint records (`apr inspect` shows which), or get the matching file"
 
 
 GATE = Gate(ID, "shapes are exact", Stage.HEADERS, _check)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from apr.formats.dtypes import ENCODINGS
+from apr.formats.dtypes import ENCODINGS, DType
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.tie_values import unequal_ties
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ID = VALUES_ID
 # Weights of language models have a width of 0.005 to 0.5; a quantiser stretches them to the type's range (448, 57344).
 LARGEST_STD_OF_A_WEIGHT = 4.0
+# Weights are packed into them as well, but no check can tell those from zero points, of which all may be equal.
+INDICES = frozenset({DType.I16, DType.I32, DType.I64, DType.U16, DType.U32, DType.U64})
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -33,11 +35,12 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # A plan that does not balance is refused already; then every tensor is looked at, so that all is said at once.
     judged = counted_names(facts.checkpoint, facts.plan)
     seen = {name: value for name, value in facts.values.items() if name in judged}
+    bound = _held_to_a_role(facts, seen)
     findings = [
-        *role_findings(seen, is_planned=facts.plan is not None),
-        *_lost_endings(facts, seen),
-        *matrix_findings(seen),
-        *layer_findings(facts, seen),
+        *role_findings(bound, is_planned=facts.plan is not None),
+        *_lost_endings(facts, bound),
+        *matrix_findings(bound),
+        *layer_findings(facts, bound),
         *_dropped_scales(facts, seen),
         *_of_the_class(facts, seen),
     ]
@@ -72,6 +75,26 @@ def _of_the_class(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
         Status.UNCHECKED,
         f"norm gains and ties were not held against the class: {facts.plan_note or 'there is no load plan'}",
     )
+
+
+def _held_to_a_role(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> dict[str, TensorFacts]:
+    """Those of `seen` whose values their role decides: not what the user lets through by name, no buffer with finite
+    values (a mask, a counter), and none of the kinds that may hold any value."""
+    return {
+        name: value
+        for name, value in seen.items()
+        if name not in facts.allowed_tensors
+        and (name not in facts.buffer_names or value.non_finite_count or not value.entry.element_count)
+        and not _may_hold_anything(value)
+    }
+
+
+def _may_hold_anything(value: TensorFacts) -> bool:
+    """A mask, indices or zero points of one value."""
+    is_one_value = value.is_constant and value.entry.element_count > 0
+    if is_one_value and not value.is_all_zero and value.entry.dtype in INDICES:
+        return True
+    return is_one_value and value.entry.dtype is DType.BOOL
 
 
 def _lost_endings(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable[Finding]:

@@ -133,6 +133,7 @@ def load_verified(
     source = resolve_source(path)
     terms = _terms(allowed_tensors, allowed_gates, name_map, dtype)
     resident_dtype = None if dtype is None or dtype == "auto" else one_dtype(dtype)
+    _refuse_absent(device)
     zoo_class = zoo_loads.as_zoo_class(model_or_class)
     if zoo_class is not None or model_or_class is None:
         if name_map is not None:
@@ -200,6 +201,22 @@ def _terms(
         allowed_tensors=allowed_tensors,
         allowed_gates=allowed_gates,
     )
+
+
+def _refuse_absent(device: Any) -> None:
+    """UsageError for a device that this torch does not know or has no memory on, before a byte of weights is read."""
+    import torch
+
+    if device is None or device == "meta":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise UsageError(
+            "the model cannot go to this device",
+            expected='one device that is there, as "cpu" or "cuda:0"',
+            found=f"{device!r}: {str(error).strip().partition(chr(10))[0][:200]}",
+        ) from error
 
 
 def _kind(kind: str) -> Kind:

@@ -14,11 +14,15 @@ from apr.gates.facts import Gate, Stage
 from apr.gates.road import Examination, RoadOptions, deepen, examine_opened
 from apr.gates.runner import check_overrides, run_stage
 from apr.gates.table import GATES
+from apr.identity.atlas import load_atlas
 from apr.identity.left_out import left_out
+from apr.identity.renaming import current_name
 from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfig, VerdictKind
 from apr.library.casts import is_declared_cast
+from apr.library.config_check import CONFIG_ID
 from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
-from apr.library.resident import ResidentModel
+from apr.library.reshaped import changed_rows, resized_tables, without_allowed_shapes
+from apr.library.resident import ResidentModel, storage_of
 from apr.library.zoo_checks import class_model_type, zoo_gates
 from apr.loading.ledger import Assignment, LoadPlan, Target
 from apr.loading.materialise import LoadedTensor, read_tensor
@@ -60,7 +64,11 @@ class Terms:
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
 
     def __post_init__(self) -> None:
-        check_overrides(self.allowed_gates)
+        try:
+            check_overrides(self.allowed_gates)
+        except UsageError as error:
+            expected = (error.expected or "").replace("--allow-gate ID=REASON", "allowed_gates={ID: REASON}")
+            raise UsageError(error.what, expected=expected, found=error.found) from None
         unreasoned = sorted(name for name, reason in self.allowed_tensors.items() if not reason.strip())
         if unreasoned:
             raise UsageError(
@@ -85,7 +93,7 @@ class Held:
     """A resident model beside an open checkpoint. tensors: checkpoint name to the resident tensor that answers to it.
 
     gates: those of the table that apply to this pair, and those of this room. optional: old saved buffers that the
-    claimed class is known to recompute.
+    claimed class is known to recompute. reshaped: tensors that the caller lets through in another shape.
     """
 
     resident: ResidentModel
@@ -94,6 +102,7 @@ class Held:
     gates: tuple[Gate, ...]
     optional: tuple[ExpectedTensor, ...]
     terms: Terms
+    reshaped: tuple[str, ...] = ()
 
     @property
     def plan(self) -> LoadPlan:
@@ -113,15 +122,39 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
     kind = claim.architecture.kind if claim is not None and claim.architecture is not None else Kind.DECODER
     claimed_plan = identified.facts.plan
     claimed = {} if claimed_plan is None else claimed_plan.target.expected
-    optional = tuple(each for each in claimed.values() if each.is_optional)
+    prefix = "" if claimed_plan is None else claimed_plan.added_prefix
+    # Under the names of the file, as the plan of the resident model has them.
+    optional = tuple(
+        each._replace(name=each.name.removeprefix(prefix)) for each in claimed.values() if each.is_optional
+    )
     plan, tensors = _plan(resident, checkpoint, terms, optional)
-    gates = tuple(gate for gate in GATES if has_identity or gate.id not in IDENTITY_GATES)
+    plan, reshaped = without_allowed_shapes(plan, terms.allowed_tensors)
+    skipped: frozenset[str] = frozenset() if has_identity else IDENTITY_GATES
+    if is_own_class(type(resident.module), checkpoint):
+        skipped = IDENTITY_GATES - {CONFIG_ID}
+    gates = tuple(gate for gate in GATES if gate.id not in skipped)
     if resident.is_zoo_model:
-        gates += zoo_gates(resident)
+        gates += zoo_gates(resident, has_resized_tables=bool(resized_tables(resident, tensors, reshaped)))
     facts = identified.facts._replace(plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
+    facts = facts._replace(buffer_names=_buffer_names(resident, plan, tensors))
     findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
     examination = deepen(Examination(facts, findings, terms.road_options(kind)))
-    return Held(resident, examination, tensors, gates, optional, terms)
+    return Held(resident, examination, tensors, gates, optional, terms, reshaped)
+
+
+def is_own_class(model_class: type[Any], checkpoint: Checkpoint) -> bool:
+    """Whether `model_class` is the user's own and the very one that the config names: there is no table to ask who it
+    is, so the class, its tensors and its config answer for it.
+
+    A class under a name that the atlas knows is held to that name.
+    """
+    named = (checkpoint.config or {}).get("architectures")
+    return (
+        isinstance(named, list)
+        and named[:1] == [model_class.__name__]
+        and not model_class.__module__.startswith("transformers.")
+        and load_atlas().find_class(model_class.__name__) is None
+    )
 
 
 def _identify(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Examination:
@@ -140,6 +173,7 @@ def hold_again(held: Held, resident: ResidentModel) -> Held:
     facts = held.examination.facts
     assert facts.checkpoint is not None
     plan, tensors = _plan(resident, facts.checkpoint, held.terms, held.optional)
+    plan, _ = without_allowed_shapes(plan, held.terms.allowed_tensors)
     examination = held.examination._replace(facts=facts._replace(plan=plan))
     return replace(held, resident=resident, tensors=tensors, examination=examination)
 
@@ -153,11 +187,15 @@ def _plan(
     """
     aliases = {alias: group[0] for group in resident.tied for alias in group[1:]}
     names: Collection[str] = [*resident.tensors, *aliases]
-    stored = checkpoint.tensors.keys()
+    stored: Collection[str] = checkpoint.tensors.keys()
     name_map = terms.name_map
     if name_map is None and resident.is_zoo_model:
+        stored = [current_name(name, checkpoint.tensors) for name in stored]
         name_map = base_prefix_map(resident.module, stored, names)
-    named = checkpoint_names(stored, set(names), name_map)
+    named = {
+        name: current_name(stored_name, checkpoint.tensors)
+        for name, stored_name in checkpoint_names(stored, set(names), name_map).items()
+    }
     label = {name: named.get(name) or _unfilled_label(name, stored) for name in names}
     expected: dict[str, ExpectedTensor] = {}
     tensors: dict[str, torch.Tensor] = {}
@@ -180,6 +218,12 @@ def _plan(
         _to_resident_dtype(each, tensors[each.model_name], terms.meta_dtype) for each in plan.assignments
     )
     return plan._replace(assignments=assignments), tensors
+
+
+def _buffer_names(resident: ResidentModel, plan: LoadPlan, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Stored tensors whose counterpart in memory is a buffer."""
+    buffers = {storage_of(buffer) for buffer in resident.module.buffers()}
+    return frozenset(each.stored_name for each in plan.assignments if storage_of(tensors[each.model_name]) in buffers)
 
 
 def _unfilled_label(name: str, stored: Collection[str]) -> str:
@@ -254,7 +298,8 @@ def prove(held: Held, more_facts: Mapping[str, Any] = NO_REASONS) -> Examination
     facts = held.examination.facts
     if facts.values is None or facts.checkpoint is None:
         return held.examination
-    casts = undeclared_casts(held)
+    tables = resized_tables(held.resident, held.tensors, held.reshaped)
+    casts = [*undeclared_casts(held), *changed_rows(facts.checkpoint, held.tensors, tables)]
     on_meta = {name for name, tensor in held.tensors.items() if tensor.is_meta}
     problems = casts + [
         ReceiptProblem(name, "is on the meta device: it has no bytes", "a tensor in memory", "none") for name in on_meta

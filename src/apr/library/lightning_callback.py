@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from apr.errors import MissingExtraError, UsageError
@@ -80,13 +82,22 @@ def _callback_class_of(base: Any) -> type[VerifyCallbackMethods]:
 
 
 def _dataloaders(trainer: Any) -> Iterable[Any] | None:
-    """The batches of all validation dataloaders, one after the other; None when there are none."""
+    """The batches of all validation dataloaders, one after the other, as many of each as the trainer validates on
+    (`limit_val_batches`, `fast_dev_run`); None when there are none."""
     loaders = trainer.val_dataloaders
     if loaders is None:
         return None
     loaders = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
     loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return (batch for loader in loaders for batch in loader) if loaders else None
+    counts = trainer.num_val_batches
+    counts = counts if isinstance(counts, list | tuple) else [counts]
+    counts = [*counts, *[math.inf] * (len(loaders) - len(counts))]
+    if not loaders or not any(counts):
+        return None
+    return chain.from_iterable(
+        islice(loader, None if math.isinf(count) else int(count))
+        for loader, count in zip(loaders, counts, strict=False)
+    )
 
 
 def _fresh(trainer: Any) -> Fresh | None:

@@ -14,7 +14,7 @@ from apr.gates.finding import Finding, Status
 from apr.library.filling import fill, give_memory
 from apr.library.holding import Held, Terms, hold, hold_again, undeclared_casts
 from apr.library.refusal import refuse_unless_accepted
-from apr.library.resident import read_resident
+from apr.library.resident import read_resident, storage_of
 from apr.library.verifying import open_or_refuse, prove_held
 
 if TYPE_CHECKING:
@@ -95,17 +95,11 @@ def _refuse_before_filling(held: Held) -> None:
     examination = held.examination
     refuse_unless_accepted(examination._replace(findings=(*examination.findings, *findings)))
     in_memory = held.resident.module.state_dict().values()
-    storages = {_storage(tensor) for tensor in in_memory if isinstance(tensor, torch.Tensor)}
-    if not all(_storage(tensor) in storages for tensor in held.resident.tensors.values()):
+    storages = {storage_of(tensor) for tensor in in_memory if isinstance(tensor, torch.Tensor)}
+    if not all(storage_of(tensor) in storages for tensor in held.resident.tensors.values()):
         raise UsageError(
             f"{type(held.resident.module).__name__} holds tensors in memory in another layout than on disk",
             expected="a module whose tensors can be filled in place",
             found="tensors that are split, merged or gathered when they are saved",
             remedy="give transformers' own class, or load it with apr.hf.from_pretrained",
         )
-
-
-def _storage(tensor: Any) -> int:
-    """Identity of the memory a tensor is a view of, on the meta device too."""
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return int(local.untyped_storage()._cdata)

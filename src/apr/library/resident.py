@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from apr.errors import RefusedError
 from apr.library.injected import split_adapters
 from apr.library.wrappers import Unwrapped, parameter_groups, unwrap, unwrapped_names, whole_state
-from apr.loading.on_disk import on_disk_state_dict
+from apr.loading.on_disk import planned_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def read_resident(model: torch.nn.Module) -> ResidentModel:
     resident = ResidentModel(unwrapped, base, (), split.adapter)
     if resident.is_zoo_model:
         with _own_conversions(unwrapped, has_adapters=bool(split.adapter)):
-            tensors = on_disk_state_dict(unwrapped.module, _declared_ties_once(unwrapped, base))
+            tensors = _on_disk(unwrapped.module, _declared_ties_once(unwrapped, base))
     else:
         aliases = {alias for group in groups for alias in group[1:]}
         tensors = {name: tensor for name, tensor in base.items() if name not in aliases}
@@ -61,6 +62,19 @@ def read_resident(model: torch.nn.Module) -> ResidentModel:
     if unwrapped.fsdp is not None:
         tied += _missing_from(tensors, base, unwrapped)
     return ResidentModel(unwrapped, tensors, tied, split.adapter)
+
+
+def _on_disk(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    try:
+        return planned_state_dict(module, state)
+    except RuntimeError as error:
+        raise RefusedError(
+            f"the tensors of this {type(module).__name__} cannot be told apart as its class saves them",
+            expected="memory that is shared only where the class ties tensors",
+            found=str(error).strip(),
+            remedy="give each of these tensors memory of its own, as `from_pretrained` does",
+            invariant="INV-INIT-COVERAGE-001",
+        ) from error
 
 
 def _plain_names(group: tuple[str, ...], base: Mapping[str, str]) -> tuple[str, ...]:
@@ -106,3 +120,9 @@ def _declared_ties(module: torch.nn.Module) -> Mapping[str, str]:
     """Tied name to the name it shares, as a zoo class declares them for its config."""
     ties = getattr(module, "all_tied_weights_keys", None)
     return ties if isinstance(ties, dict) else {}
+
+
+def storage_of(tensor: Any) -> int:
+    """Identity of the memory that a tensor is a view of, on the meta device too."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return int(local.untyped_storage()._cdata)

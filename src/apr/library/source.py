@@ -20,7 +20,7 @@ def resolve_source(name: str | os.PathLike[str], **hub: Any) -> Path:
     """
     path = Path(name)
     subfolder = str(hub.get("subfolder") or "")
-    if path.exists() or not _may_be_hub_id(str(name)):
+    if path.exists() or not may_be_hub_id(str(name)):
         return path / subfolder if subfolder else path
     snapshot = _cached_snapshot(str(name), {key: hub[key] for key in _HUB_KEYWORDS if hub.get(key)})
     if snapshot is None:
@@ -43,7 +43,7 @@ def cached_source(name: str) -> Path | None:
         return None
 
 
-def _may_be_hub_id(name: str) -> bool:
+def may_be_hub_id(name: str) -> bool:
     """`name` or `organisation/name`, as the hub allows them, where transformers is there to ask."""
     parts = name.split("/")
     if (

@@ -83,8 +83,8 @@ class VerifiedStart:
     ) -> None:
         super().__init__()
         self.terms = StartTerms(
-            Path(source),
-            adapter=None if adapter is None else Path(adapter),
+            _fixed(source),
+            adapter=None if adapter is None else _fixed(adapter),
             fresh_adapter=fresh_adapter,
             name_map=name_map,
             dtype=dtype,
@@ -102,6 +102,12 @@ class VerifiedStart:
         """The validation set that was named, else the trainer's own."""
         named = self.validation() if callable(self.validation) else self.validation
         return of_trainer if named is None else named
+
+
+def _fixed(name: str | os.PathLike[str]) -> Path:
+    """`name` where it stands now, as a run may change its directory before it starts; a hub id as it is."""
+    path = Path(name)
+    return path.absolute() if path.exists() else path
 
 
 def check_start(

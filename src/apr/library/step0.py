@@ -39,31 +39,28 @@ def measure_loss(model: torch.nn.Module, batches: Iterable[Any], loss_of: LossOf
 
     A batch is a mapping with `labels` (what a data collator gives) for a transformers model, which then returns its
     loss; any other module needs `loss_of`. With several processes, each holding its own share of the batches, the mean
-    is over all of them.
+    is over all of them. Modes of the modules and the random state are afterwards as they were.
     """
     import torch
     from blake3 import blake3
+
+    from apr.loading.untouched import evaluating
 
     if loss_of is None and not returns_loss(model):
         return None
     device = next(model.parameters()).device
     hasher = blake3(b"apr.step0-set/1\n")
     total, samples = 0.0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                batch = _to_device(batch, device)
-                loss = _loss(model, batch) if loss_of is None else loss_of(model, batch)
-                if loss is None:
-                    continue
-                count = _sample_count(batch)
-                total += float(loss) * count
-                samples += count
-                _hash_batch(hasher, batch)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            batch = _to_device(batch, device)
+            loss = _loss(model, batch) if loss_of is None else loss_of(model, batch)
+            if loss is None:
+                continue
+            count = _sample_count(batch)
+            total += float(loss) * count
+            samples += count
+            _hash_batch(hasher, batch)
     total, samples = _over_all_processes(total, samples, device)
     return Measured(total / samples, samples, "blake3:" + hasher.hexdigest()) if samples else None
 
@@ -100,7 +97,17 @@ def judge_loss(
     step0 = Step0(measured.loss, measured.set_hash, vocabulary_size or 1, tolerance_relative)
     checkpoint = None if expected_loss is None else _recording(expected_loss, measured.set_hash)
     facts = InitFacts(Path(), checkpoint=checkpoint, step0=step0)
-    return run_stage(Stage.STEP_0, facts, allowed_gates, [step0_loss.GATE])
+    findings = run_stage(Stage.STEP_0, facts, allowed_gates, [step0_loss.GATE])
+    return findings if expected_loss is not None else tuple(_in_words_of_the_library(each) for each in findings)
+
+
+def _in_words_of_the_library(finding: Finding) -> Finding:
+    if finding.status is not Status.REFUSE or finding.remedy is None:
+        return finding
+    return finding._replace(
+        remedy="check that tokenizer and data belong to this model; if this set is known to give such a loss: "
+        f"expected_loss=LOSS; for an untrained model: allowed_gates={{'{step0_loss.ID}': 'REASON'}}"
+    )
 
 
 def _recording(loss: float, set_hash: str) -> Checkpoint:

@@ -9,25 +9,30 @@ is in no block of its own gets the strictest terms. A `from_pretrained` that was
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr.errors import RefusedError
+from apr.errors import AprError, RefusedError
 from apr.formats.peft.read import is_adapter_directory
+from apr.formats.registry import open_checkpoint
 from apr.gates.adapters.facts import open_adapter
 from apr.gates.road import examine
+from apr.gates.words import folded
 from apr.identity.types import VerdictKind
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
-from apr.library.holding import NO_REASONS, Terms
+from apr.library.holding import NO_REASONS, Terms, is_own_class
 from apr.library.refusal import refuse_unless_accepted
-from apr.library.source import cached_source, resolve_source
+from apr.library.source import cached_source, may_be_hub_id, resolve_source
 from apr.library.zoo_checks import ARCHITECTURE_ID
+from apr.loading.zoo_lock import ZOO_LOCK
 
 # Keywords that make the resident tensors something else than the files' on purpose: there is nothing to prove then.
 UNVERIFIABLE = {
@@ -94,7 +99,9 @@ def strict(
         yield
     finally:
         _Patch.leave()
-        _terms.reset(token)
+        # A generator that holds the block may be finished in another context, which has terms of its own.
+        with suppress(ValueError):
+            _terms.reset(token)
 
 
 class _Patch:
@@ -155,11 +162,13 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     _refuse_unverifiable(cls, name, kwargs)
     local = Path(str(name)).joinpath(str(kwargs.get("subfolder") or ""))
-    if local.exists():
-        _refuse_bad_files(local, terms)
+    _refuse_renamed(cls, local, kwargs.get("key_mapping"))
+    if local.exists() or not may_be_hub_id(str(name)):
+        _refuse_bad_files(cls, local, terms)
     token = _is_inside_a_load.set(True)
     try:
-        answer = original(cls, *args, **kwargs)
+        with ZOO_LOCK:
+            answer = original(cls, *args, **kwargs)
     finally:
         _is_inside_a_load.reset(token)
     hub = {key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")}
@@ -190,7 +199,30 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
         )
 
 
-def _refuse_bad_files(path: Path, terms: StrictTerms) -> None:
+def _refuse_renamed(cls: type[Any], path: Path, key_mapping: Mapping[str, str] | None) -> None:
+    """Refuse a `key_mapping` that renames a stored tensor: then the file is not named as the class that it claims."""
+    if not key_mapping or not path.exists():
+        return
+    try:
+        checkpoint = open_checkpoint(path)
+    except AprError:
+        return  # The files speak for themselves in a moment.
+    with checkpoint:
+        renamed = [name for name in checkpoint.tensors if any(re.search(pattern, name) for pattern in key_mapping)]
+    if renamed:
+        raise RefusedError(
+            f"{cls.__name__}.from_pretrained with this key_mapping cannot be verified here",
+            where=str(path),
+            expected="tensors that have the names of the class they claim",
+            found=f"key_mapping renames {len(renamed)} of them: {folded(tuple(renamed))}",
+            remedy=f"rename them once, in a copy: apr import {shlex.quote(str(path))} --unwrap -o OUT\n"
+            "or load outside of the strict block, and prove what was loaded: apr.verify_loaded(model, path, "
+            f"allowed_gates={{'{ARCHITECTURE_ID}': 'REASON'}})",
+            invariant=ARCHITECTURE_ID,
+        )
+
+
+def _refuse_bad_files(cls: type[Any], path: Path, terms: StrictTerms) -> None:
     """Refuse before transformers reads a byte where headers alone show a lie, or cannot be read.
 
     Everything else waits for the resident model: only that shows which tensors the asked class takes.
@@ -201,8 +233,10 @@ def _refuse_bad_files(path: Path, terms: StrictTerms) -> None:
         options = Terms(allowed_tensors=allowed, allowed_gates=terms.allowed_gates).road_options()
         examination = examine(path, options)
         examination.close()
-        verdict = examination.facts.verdict
+        verdict, checkpoint = examination.facts.verdict, examination.facts.checkpoint
         if verdict is not None and verdict.kind is not VerdictKind.CONTRADICTION:
+            return
+        if checkpoint is not None and is_own_class(cls, checkpoint):
             return
     if examination.facts.checkpoint is None or ARCHITECTURE_ID in {finding.id for finding in examination.refusals}:
         refuse_unless_accepted(examination)

@@ -2,59 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import AprError, DamagedFileError
+from apr.errors import DamagedFileError
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
-from apr.gates.words import settings
-from apr.identity.typed_config import WITHOUT_EFFECT
+from apr.identity.atlas import load_atlas
+from apr.library.config_check import CONFIG_ID, config_finding
 from apr.library.resident import ResidentModel
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 ARCHITECTURE_ID = "INV-INIT-ARCH-MATCH-001"
-CONFIG_ID = "INV-INIT-CONFIG-001"
-
-# Fields that a script may set for its own run without changing what the weights compute; the names of labels and the
-# dtype are facts of the head and of the load, which coverage and the receipt judge.
-OF_THE_RUN = frozenset(
-    {
-        "_attn_implementation",
-        "_experts_implementation",
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "chunk_size_feed_forward",
-        "dtype",
-        "finetuning_task",
-        "id2label",
-        "label2id",
-        "model_type",
-        "num_labels",
-        "problem_type",
-        "return_dict",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-    }
-)
 
 
-def zoo_gates(resident: ResidentModel) -> tuple[Gate, ...]:
-    """Gates that hold class and config of the resident model against the checkpoint's."""
+def zoo_gates(resident: ResidentModel, *, has_resized_tables: bool = False) -> tuple[Gate, ...]:
+    """Gates that hold class and config of the resident model against the checkpoint's.
+
+    has_resized_tables: the caller let another number of tokens through, so that the config may say it too.
+    """
     module: Any = resident.module
 
     def same_class(facts: InitFacts) -> Iterable[Finding]:
         return [class_finding(facts, type(module).__name__, class_model_type(module))]
 
     def same_config(facts: InitFacts) -> Iterable[Finding]:
-        return [config_finding(facts, module.config)]
+        return [config_finding(facts, module, frozenset({"vocab_size"} if has_resized_tables else ()))]
 
     return (
         Gate(ARCHITECTURE_ID, "the model is of the class that the checkpoint names", Stage.HEADERS, same_class),
@@ -73,7 +50,8 @@ def class_finding(facts: InitFacts, class_name: str, model_type: str) -> Finding
     claimed = facts.verdict.claim.architecture if facts.verdict is not None else None
     if claimed is None:
         return Finding(ARCHITECTURE_ID, Status.UNCHECKED, f"the checkpoint names no class to compare {class_name} with")
-    if claimed.model_type == model_type:
+    if claimed.model_type == model_type or load_atlas().serves(class_name, claimed.model_type):
+        model_type = claimed.model_type  # Several types may share a class: GPT-SW3 is a GPT2LMHeadModel.
         return Finding(ARCHITECTURE_ID, Status.PASS, f"{class_name} is a {model_type} model, as the checkpoint says")
     return Finding(
         ARCHITECTURE_ID,
@@ -83,55 +61,6 @@ def class_finding(facts: InitFacts, class_name: str, model_type: str) -> Finding
         found=f"{class_name}, of type {model_type}",
         remedy=f"load it as {claimed.class_name}, or as AutoModelForCausalLM",
     )
-
-
-def config_finding(facts: InitFacts, config: PretrainedConfig) -> Finding:
-    """Whether `config` agrees with the recorded one in every field that can change what the weights compute."""
-    from apr.loading.zoo import build_config
-
-    recorded_values = facts.checkpoint.config if facts.checkpoint is not None else None
-    try:
-        if facts.config is not None:
-            recorded = build_config(facts.config)
-        elif recorded_values is not None and recorded_values.get("model_type") == config.model_type:
-            recorded = type(config).from_dict(dict(recorded_values))
-        else:
-            return Finding(CONFIG_ID, Status.UNCHECKED, "the checkpoint records no config to compare the model's with")
-    except AprError as error:
-        return Finding(CONFIG_ID, Status.UNCHECKED, f"no config could be built to compare with: {error.what}")
-    if type(recorded) is not type(config):
-        return Finding(CONFIG_ID, Status.UNCHECKED, "configs of two classes are not compared field by field")
-    differing = differing_fields(recorded.to_dict(), config.to_dict())
-    if not differing:
-        return Finding(CONFIG_ID, Status.PASS, "the model was built with the config that the checkpoint records")
-    return Finding(
-        CONFIG_ID,
-        Status.REFUSE,
-        f"the model was built with another config than the checkpoint records: {', '.join(differing)}",
-        expected=settings(differing, recorded.to_dict()),
-        found=settings(differing, config.to_dict()),
-        remedy=f"load with the checkpoint's own config, or say why not: allowed_gates={{'{CONFIG_ID}': 'REASON'}}",
-    )
-
-
-def differing_fields(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Fields of two configs that differ and can change what a trained model computes."""
-    return sorted(
-        name
-        for name in recorded.keys() | found.keys()
-        if _has_effect(name) and _with_effect(recorded.get(name)) != _with_effect(found.get(name))
-    )
-
-
-def _has_effect(name: str) -> bool:
-    return name not in OF_THE_RUN and not re.search(WITHOUT_EFFECT, name)
-
-
-def _with_effect(value: Any) -> Any:
-    """`value`, and where it is a config within the config, only its fields that have an effect and are set."""
-    if not isinstance(value, Mapping):
-        return value
-    return {name: _with_effect(inner) for name, inner in value.items() if _has_effect(str(name)) and inner is not None}
 
 
 def zoo_facts(resident: ResidentModel, facts: InitFacts, *, replay_probe: bool) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from apr.gates.road import Examination, examine_opened, load, try_load
 from apr.gates.runner import run_stage
 from apr.gates.words import settings
 from apr.identity.types import Kind
+from apr.library.config_check import CONFIG_ID, differing_fields
 from apr.library.holding import Terms
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.verifying import open_or_refuse
-from apr.library.zoo_checks import ARCHITECTURE_ID, CONFIG_ID, differing_fields
+from apr.library.zoo_checks import ARCHITECTURE_ID
 from apr.loading.zoo import build_config, model_class, require_zoo
 
 if TYPE_CHECKING:

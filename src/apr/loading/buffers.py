@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from apr.loading.zoo_lock import ZOO_LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -35,20 +38,25 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
 
     The reference holds real buffers and no parameter memory. Equality is exact: a buffer is computed once, on the
     CPU, from the config, and moved unchanged. A few classes compute tables in torch's default dtype (GPT-J), which is
-    the model's own while it is built, and float32 while the zoo's loader builds it: either is right.
+    the model's own while it is built, and float32 while the zoo's loader builds it: either is right. A rotary table
+    that its class makes anew for longer sequences may be the one for a length that was seen.
     """
     import torch
+
+    from apr.loading.rotary import is_table_for_a_length
 
     resident = non_persistent_buffers(model)
     if not resident:
         return BufferReport((), ())
     own = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
-    report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
-    if not report.problems or own is torch.float32:
-        return report
-    wide = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
-    differing = {problem.name for problem in wide.problems}
-    return BufferReport(report.compared, tuple(each for each in report.problems if each.name in differing))
+    # float32 first, as it is torch's default nearly always, and another one is set for the whole process.
+    report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
+    if report.problems and own is not torch.float32:
+        narrow = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
+        differing = {problem.name for problem in report.problems}
+        report = BufferReport(report.compared, tuple(each for each in narrow.problems if each.name in differing))
+    problems = (each for each in report.problems if not is_table_for_a_length(model, each.name))
+    return BufferReport(report.compared, tuple(problems))
 
 
 def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> BufferReport:
@@ -58,7 +66,11 @@ def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str
     problems = []
     for name in sorted(resident.keys() | reference.keys()):
         own, fresh = resident.get(name), reference.get(name)
-        if own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
+        if own is not None and fresh is not None and (own.dtype, fresh.dtype) == (torch.float64, torch.float32):
+            fresh = fresh.double()  # Only widened, with the model.
+        if own is not None and own.is_meta:
+            problems.append(BufferProblem(name, _describe(fresh), "on the meta device", None))
+        elif own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
             problems.append(BufferProblem(name, _describe(fresh), _describe(own), None))
         elif not torch.equal(own.detach().cpu(), fresh):
             difference = (own.detach().cpu().double() - fresh.double()).abs()
@@ -84,38 +96,55 @@ def _reference_model(model: PreTrainedModel, default_dtype: torch.dtype) -> PreT
     import copy
 
     import torch
-    from transformers.initialization import no_init_weights
 
     from apr.loading.quiet import quiet_zoo
+    from apr.loading.untouched import kept_random_state
 
     config = copy.deepcopy(model.config)
-    former = torch.get_default_dtype()
-    torch.set_default_dtype(default_dtype)
-    try:
-        with quiet_zoo(), no_init_weights(), parameters_without_memory(), torch.device("cpu"):
+    with kept_random_state(), quiet_zoo(), parameters_without_memory(), torch.device("cpu"):
+        former = torch.get_default_dtype()
+        if default_dtype is former:
             return type(model)(config)
-    finally:
-        torch.set_default_dtype(former)
+        torch.set_default_dtype(default_dtype)
+        try:
+            return type(model)(config)
+        finally:
+            torch.set_default_dtype(former)
 
 
 @contextmanager
 def parameters_without_memory() -> Iterator[None]:
-    """Within the block every parameter moves to the meta device as it is registered; buffers stay real."""
+    """Within the block every parameter that this thread registers moves to the meta device, and the zoo initialises
+    nothing; buffers stay real. Modules that other threads build meanwhile are as ever."""
     import torch
+    from transformers import PreTrainedModel
 
-    original = torch.nn.Module.register_parameter
+    is_open, owner = True, threading.get_ident()
 
-    def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        original(module, name, parameter)
-        if parameter is not None:
-            kept = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-            module._parameters[name] = kept
+    def is_ours() -> bool:
+        return is_open and threading.get_ident() == owner
 
-    torch.nn.Module.register_parameter = register
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = original
+    with ZOO_LOCK:
+        register_parameter, init_weights = torch.nn.Module.register_parameter, PreTrainedModel.init_weights
+
+        def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+            register_parameter(module, name, parameter)
+            if parameter is not None and is_ours():
+                kept = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+                module._parameters[name] = kept
+
+        def initialise(model: PreTrainedModel) -> None:
+            if not is_ours():
+                init_weights(model)
+
+        torch.nn.Module.register_parameter = register
+        PreTrainedModel.init_weights = initialise
+        try:
+            yield
+        finally:
+            is_open = False
+            torch.nn.Module.register_parameter = register_parameter
+            PreTrainedModel.init_weights = init_weights
 
 
 def _describe(buffer: torch.Tensor | None) -> str:

@@ -12,6 +12,7 @@ from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
 from apr.loading.ledger import Assignment, LoadPlan
 from apr.loading.scales import apply_scale
+from apr.loading.zoo_lock import ZOO_LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +151,7 @@ def materialise(checkpoint: Checkpoint, plan: LoadPlan, *, attention: str | None
     }
     options = {} if attention is None else {"attn_implementation": attention}
     try:
-        with quiet_zoo():
+        with quiet_zoo(), ZOO_LOCK:
             model, report = model_class(plan.target.architecture).from_pretrained(
                 None,
                 config=config,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from apr.identity.renaming import current_name
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,6 +32,15 @@ def on_disk_state_dict(
     state = remove_tied_weights_from_state_dict(state, model)
     reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
     return reverted
+
+
+def planned_state_dict(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """As `on_disk_state_dict`, under the names that a plan has: the zoo writes old norms (`LayerNorm.gamma`) for some
+    classes, and a plan calls them by today's name."""
+    on_disk = on_disk_state_dict(model, state)
+    return {current_name(name, on_disk): tensor for name, tensor in on_disk.items()}
 
 
 def _shared_once(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -9,14 +9,13 @@ from math import isclose
 from typing import Any
 
 from apr.identity.rope import is_number
-from apr.identity.typed_config import WITHOUT_EFFECT
+from apr.identity.running_options import CONTEXT_LENGTHS, is_running_option
 
 _OF_THE_FILE = (
     r"^(architectures|model_type|auto_map|transformers_version|_.*|dtype|torch_dtype|tokenizer_class|task_specific_params"
     r"|id2label|label2id|finetuning_task|problem_type|quantization_config|gradient_checkpointing|return_dict"
     r"|is_encoder_decoder|name_or_path|attn_implementation)$"
 )
-_WITH_EFFECT_AFTER_ALL = frozenset({"sliding_window", "max_window_layers"})
 
 
 def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
         name: value
         for name, value in config.items()
-        if not re.match(_OF_THE_FILE, name) and (name in _WITH_EFFECT_AFTER_ALL or not re.search(WITHOUT_EFFECT, name))
+        if not re.match(_OF_THE_FILE, name) and name not in CONTEXT_LENGTHS and not is_running_option(name)
     }
     parameters, theta, scaling = (facts.pop(name, None) for name in ("rope_parameters", "rope_theta", "rope_scaling"))
     rope = (

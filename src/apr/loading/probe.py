@@ -222,20 +222,17 @@ def _no_answer(model: torch.nn.Module, tokens: Sequence[Sequence[int]], found: s
 
 
 def run_tokens(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float]:
-    """Logits (rows, positions, vocabulary) in float32 and the mean loss of the next tokens, in eval mode."""
+    """Logits (rows, positions, vocabulary) in float32 and the mean loss of the next tokens, in eval mode;
+    modes and random state are afterwards as they were."""
     import torch
 
     from apr.loading.precision import full_float32
+    from apr.loading.untouched import evaluating
 
     device = next(model.parameters()).device
     batch = torch.tensor([list(row) for row in tokens], dtype=torch.long, device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), full_float32():
-            logits = model(input_ids=batch, use_cache=False).logits.float()
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode(), full_float32():
+        logits = model(input_ids=batch, use_cache=False).logits.float()
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
     return logits, float(loss)
 

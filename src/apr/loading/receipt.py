@@ -57,9 +57,9 @@ def write_receipt(
     checkpoint: Checkpoint, plan: LoadPlan, loaded: Mapping[str, LoadedTensor], model: torch.nn.Module
 ) -> Receipt:
     """Read every resident tensor back and hold it against what was read from the file through the declared cast."""
-    from apr.loading.on_disk import on_disk_state_dict
+    from apr.loading.on_disk import planned_state_dict
 
-    resident = on_disk_state_dict(model)
+    resident = planned_state_dict(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     # Two tensors that were handed apart and hold the same bytes may share them now; each is read back by its own name.
     resident |= {

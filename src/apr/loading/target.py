@@ -10,6 +10,7 @@ from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas
 from apr.identity.types import Architecture, ExpectedTensor, Naming, ResolvedConfig
 from apr.loading.ledger import LoadPlan, Target
+from apr.loading.zoo_lock import ZOO_LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +42,10 @@ def tensor_cap(checkpoint: Checkpoint) -> int:
 
 def make_target_on_meta(architecture: Architecture, config: ResolvedConfig) -> Target:
     """The target read off the class itself, built on the meta device (no memory); needs torch and transformers."""
-    from apr.loading.on_disk import on_disk_state_dict
+    from apr.loading.on_disk import planned_state_dict
 
     model = build_on_meta(architecture, config)
-    state = on_disk_state_dict(model)
+    state = planned_state_dict(model)
     expected = {name: ExpectedTensor(name, tuple(tensor.shape)) for name, tensor in state.items()}
     for name, partner in tied_names(model, expected).items():
         expected[name] = ExpectedTensor(name, expected[partner].shape, tied_to=partner)
@@ -60,7 +61,7 @@ def build_on_meta(architecture: Architecture, config: ResolvedConfig) -> PreTrai
     model_of = model_class(architecture)
     zoo_config = build_config(config)
     try:
-        with torch.device("meta"):
+        with ZOO_LOCK, torch.device("meta"):
             return model_of(zoo_config)
     except Exception as error:
         raise DamagedFileError(

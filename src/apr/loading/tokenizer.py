@@ -50,7 +50,9 @@ def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
     `merges.txt`, InputOutputError when one cannot be read.
     """
     if not directory.is_dir():
-        raise NotFoundError("no such tokenizer directory", where=str(directory), remedy="check --tokenizer")
+        raise NotFoundError(
+            "no such tokenizer directory", where=str(directory), remedy="check the path of the tokenizer"
+        )
     files: dict[str, bytes] = {}
     for name in TOKENIZER_FILE_NAMES:
         path = directory / name

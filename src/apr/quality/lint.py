@@ -91,7 +91,7 @@ def _keys(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
         suggestion = f"{_command(checkpoint)} --set {key}=VALUE --in-place"
         yield Issue(Level.WARN, "Identity", f"{key} is recorded nowhere, so readers have to guess it", suggestion)
     for fault in key_faults(checkpoint, verdict.claim.architecture.model_type, config.values):
-        settings = " ".join(f"--set {shlex.quote(each)}" for each in fault.settings)
+        settings = " ".join(f"--set {shell_word(each)}" for each in fault.settings)
         suggestion = f"{_command(checkpoint)} {settings} --in-place" if settings else "convert the model again"
         message = f"the key {fault.key} {fault.message}: expected {fault.expected}, found {fault.found}"
         yield Issue(Level.ERROR, "Identity", message, suggestion)

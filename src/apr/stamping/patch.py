@@ -27,7 +27,6 @@ from apr.stamping.result import (
     notes_by_copy,
     notes_on,
     proven,
-    written_file,
 )
 from apr.stamping.signatures import broken_signatures
 from apr.stamping.truth import TRUTH_ID, check_truth
