@@ -103,10 +103,12 @@ def _dropped_scales(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterab
 def _unequal_ties(facts: InitFacts) -> Iterable[Finding]:
     assert facts.plan is not None
     assert facts.values is not None
+    stored = {each.model_name: each.stored_name for each in facts.plan.assignments}
     for ruling in facts.plan.ledger.ruled:
         if ruling.rule is not Rule.TIED_COPY or ruling.partner is None:
             continue
-        own, partner = facts.values.get(ruling.name), facts.values.get(ruling.partner)
+        own = facts.values.get(ruling.name)
+        partner = facts.values.get(stored.get(ruling.partner, ruling.partner))
         if own is not None and partner is not None and own.blake3_hex != partner.blake3_hex:
             yield Finding(
                 ID,

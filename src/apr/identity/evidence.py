@@ -19,18 +19,17 @@ from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
 from apr.identity.renaming import as_the_class_names_them, current_name
+from apr.identity.ties import TIE_FLAG, entry_ties, stands_for
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
 
 INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 """Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
-TIE_FLAG = "tie_word_embeddings"
-"""Whether the head is tied is seen in the file itself, whatever a class does by default."""
-
 _CLOSEST_TRIED = 3
 
 _grouped: Latest[Mapping[str, TensorEntry], FileNames] = Latest()
+_by_kept_names: Latest[FileNames, dict[tuple[tuple[str, str], ...], FileNames]] = Latest()
 _explaining: Latest[FileNames, tuple[list[Account], list[tuple[int, int]]]] = Latest()
 """Of the tensors last asked for: a walk through the gates asks several times, a stamp before and after."""
 
@@ -67,9 +66,22 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
 
 
 def model_tensors(checkpoint: Checkpoint) -> FileNames:
-    """Names and shapes of the tensors that belong to the model, old norms by today's names; zero-byte placeholders
-    apart."""
-    return _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+    """Names and shapes of the tensors that belong to the model, old norms by today's names, and a tied tensor by the
+    name that the claimed class keeps (`apr.identity.ties`); zero-byte placeholders apart."""
+    names = _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+    if has_gguf_names(checkpoint):
+        return names
+    claimed = read_claim(checkpoint).architecture
+    ties = entry_ties(load_atlas().entry(claimed), checkpoint.config or {}, names.shapes) if claimed is not None else []
+    kept = stands_for(ties, names.shapes)
+    if not kept:
+        return names
+    known = _by_kept_names.get(names, dict)
+    renamed = tuple(kept.items())
+    if renamed not in known:
+        shapes = {kept.get(name, name): shape for name, shape in names.shapes.items()}
+        known[renamed] = file_names(shapes, names.placeholders)
+    return known[renamed]
 
 
 def _grouped_names(stored: Mapping[str, TensorEntry]) -> FileNames:
@@ -110,10 +122,11 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
     """
 
     def is_as_built(account: Account) -> bool:
-        # Whether two sizes are equal (`a==b`) follows from the shapes, so it is no flag that somebody turned round.
+        # Whether two sizes are equal (`a==b`) follows from the shapes, so it is no flag that somebody turned round; and
+        # whether the head is tied is seen in the file itself, whatever a class does by default.
         flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG and "==" not in flag}
         return account.entry.is_exact and all(
-            literal_holds(account.entry.defaults.get(flag), value)
+            literal_holds(common_word(account.entry, flag, account.entry.defaults.get(flag)), value)
             or (flag in recorded and literal_holds(common_word(account.entry, flag, recorded[flag]), value))
             for flag, value in flags.items()
         )

@@ -119,7 +119,8 @@ def _account(adapter: Adapter, base: Examination) -> Account | None:
     if facts.checkpoint.format is Format.GGUF:
         return Account(undecided="the base model is a GGUF file, which calls its tensors otherwise than PEFT does")
     expected = {} if facts.plan is None else facts.plan.target.expected
-    tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None}
+    kept = {each.tied_to for each in expected.values() if each.tied_to is not None}
+    tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None or name in kept}
     stored = {
         # Packed codes (4 bits and the like) do not have the shape of the weight that they stand for.
         name: entry.shape if ENCODINGS[entry.dtype].is_float else ()
