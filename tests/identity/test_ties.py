@@ -20,7 +20,13 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
     "gemma, tied by default": ("GemmaForCausalLM", "gemma", LLAMA, "model.embed_tokens", "lm_head"),
     "gpt2": ("GPT2LMHeadModel", "gpt2", {"n_embd": 48, "n_layer": 2, "vocab_size": 101}, "transformer.wte", "lm_head"),
     "bart": ("BartForConditionalGeneration", "bart", BART, "model.shared", "lm_head"),
-    "bart, by its encoder": ("BartForConditionalGeneration", "bart", BART, "model.shared", "model.encoder.embed_tokens"),
+    "bart, by its encoder": (
+        "BartForConditionalGeneration",
+        "bart",
+        BART,
+        "model.shared",
+        "model.encoder.embed_tokens",
+    ),
 }
 
 
@@ -84,3 +90,11 @@ def test_a_tied_model_without_any_name_of_its_embedding_stays_incomplete() -> No
     shapes = stored_shapes("LlamaForCausalLM", **config)
     del shapes["model.embed_tokens.weight"]
     assert give_verdict(headers(shapes, LLAMA_STAMPS, config=config)).kind is VerdictKind.CONTRADICTION
+
+
+@pytest.mark.planted_defect("INV-INIT-ARCH-MATCH-001")
+def test_under_a_false_label_the_head_stays_the_head_of_what_the_file_is() -> None:
+    shapes = stored_shapes("LlamaForCausalLM", **LLAMA)
+    verdict = give_verdict(headers(shapes, [(CLASS, "GPT2LMHeadModel"), (MODEL_TYPE, "gpt2")]))
+    assert verdict.kind is VerdictKind.CONTRADICTION
+    assert "llama" in [each.architecture.model_type for each in verdict.evidence.candidates]

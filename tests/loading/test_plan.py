@@ -32,7 +32,9 @@ def checkpoint_of(file: SourceFile, *names: str, dtype: DType = DType.F32, empty
 def target_of(*expected: ExpectedTensor | str, **config: bool) -> Target:
     wanted = [ExpectedTensor(each, (4, 2)) if isinstance(each, str) else each for each in expected]
     architecture = Architecture("Qwen2ForCausalLM", "qwen2", Kind.DECODER)
-    return Target(architecture, ResolvedConfig(architecture, config, {}, ()), {each.name: each for each in wanted}, origin="atlas")
+    return Target(
+        architecture, ResolvedConfig(architecture, config, {}, ()), {each.name: each for each in wanted}, origin="atlas"
+    )
 
 
 def test_equal_sides_balance(file):

@@ -12,7 +12,7 @@ from apr.formats.base import Checkpoint, TensorEntry
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
-from apr.identity.entries import common_word, literal_holds
+from apr.identity.entries import Entry, common_word, literal_holds
 from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.latest import Latest
 from apr.identity.matching import Account, match
@@ -29,7 +29,7 @@ INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 _CLOSEST_TRIED = 3
 
 _grouped: Latest[Mapping[str, TensorEntry], FileNames] = Latest()
-_by_kept_names: Latest[FileNames, dict[tuple[tuple[str, str], ...], FileNames]] = Latest()
+_by_kept_names: Latest[FileNames, dict[tuple[object, ...], FileNames]] = Latest()
 _explaining: Latest[FileNames, tuple[list[Account], list[tuple[int, int]]]] = Latest()
 """Of the tensors last asked for: a walk through the gates asks several times, a stamp before and after."""
 
@@ -69,19 +69,25 @@ def model_tensors(checkpoint: Checkpoint) -> FileNames:
     """Names and shapes of the tensors that belong to the model, old norms by today's names, and a tied tensor by the
     name that the claimed class keeps (`apr.identity.ties`); zero-byte placeholders apart."""
     names = _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
-    if has_gguf_names(checkpoint):
+    claimed = None if has_gguf_names(checkpoint) else read_claim(checkpoint).architecture
+    if claimed is None:
         return names
-    claimed = read_claim(checkpoint).architecture
-    ties = entry_ties(load_atlas().entry(claimed), checkpoint.config or {}, names.shapes) if claimed is not None else []
-    kept = stands_for(ties, names.shapes)
+    entry = load_atlas().entry(claimed)
+    kept = stands_for(entry_ties(entry, checkpoint.config or {}, names.shapes), names.shapes)
     if not kept:
         return names
     known = _by_kept_names.get(names, dict)
-    renamed = tuple(kept.items())
-    if renamed not in known:
-        shapes = {kept.get(name, name): shape for name, shape in names.shapes.items()}
-        known[renamed] = file_names(shapes, names.placeholders)
-    return known[renamed]
+    question = (entry.architecture, *kept.items())
+    if question not in known:
+        renamed = file_names({kept.get(name, name): size for name, size in names.shapes.items()}, names.placeholders)
+        known[question] = renamed if _is_mostly_of(entry, renamed) else names
+    return known[question]
+
+
+def _is_mostly_of(entry: Entry, names: FileNames) -> bool:
+    """Whether a file is worth reading as `entry` names its tensors: under a false label `lm_head.weight` is the head of
+    another class, and what that one is must stay to be seen."""
+    return 2 * len(match(entry, names).unused) < len(names.shapes)
 
 
 def _grouped_names(stored: Mapping[str, TensorEntry]) -> FileNames:
