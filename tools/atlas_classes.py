@@ -50,6 +50,18 @@ DEPENDENT: dict[str, dict[str, Callable[[Mapping[str, Any]], Any]]] = {
 }
 """Fields that a class wants to follow from others, by model type: it refuses other values, and no shape needs them."""
 
+FILLED: dict[str, dict[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "lfm2_moe": {
+        "layer_types": lambda config: [
+            ("conv", "full_attention")[layer % 2] for layer in range(config["num_hidden_layers"])
+        ]
+    },
+}
+"""Fields that a config class leaves unset and the class needs, by model type: what they hold where nothing is said."""
+
+OTHER_FIELD_NAMES: dict[str, dict[str, str]] = {"lfm2_moe": {"tie_embedding": "tie_word_embeddings"}}
+"""Fields that a config class takes under another name as well, without saying so in its `attribute_map`."""
+
 MORE_FIELDS: dict[str, dict[str, Any]] = {
     "deberta-v2": {"position_buckets": -1, "norm_rel_ebd": "none", "conv_kernel_size": 0, "share_att_key": False},
 }
@@ -67,8 +79,17 @@ TEXT_VALUES = {
     "classifier_pooling": ("cls", "mean", "late"),
     "attention_type": ("original_full", "block_sparse"),
     "position_embedding_type": ("absolute", "rotary", "relative_key", "relative_key_query"),
+    "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
+    "pos_att_type": ("", "c2p", "p2c", "c2p|p2c", "p2c|c2p"),
 }
-"""Words that people give to text fields which may change the tensors."""
+"""Words that people give to text fields which may change the tensors; "" is nothing at all, `|` joins a list."""
+
+WORDS_MATTER_WITH: dict[str, dict[str, Any]] = {"pos_att_type": {"relative_attention": True, "share_att_key": False}}
+"""Text fields whose words do something in a setting that is not the usual one; their words may be of several kinds."""
+
+NULLABLE = frozenset({"q_lora_rank"})
+"""Integers that are set by default and that a config may set to null, which puts other tensors in the place of some
+(DeepSeek-V2-Lite has a whole query projection, no low rank)."""
 
 SAVED_BUFFERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"^(gpt2|gpt-sw3)$", "attn.c_attn.weight", ("attn.bias", "attn.masked_bias")),

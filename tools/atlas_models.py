@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
-from atlas_classes import DEPENDENT, MORE_FIELDS, UNEXPLORED
+from atlas_classes import DEPENDENT, FILLED, MORE_FIELDS, UNEXPLORED
 
 IRRELEVANT_FIELD = re.compile(
     r"drop|^use_cache$|initializer|token_id$|_token_index$|^is_encoder_decoder$|^scale_embedding$|^id2label$|"
@@ -69,6 +69,7 @@ class ZooClass:
         self.pinned = dict(pinned or {})
         model_type = str(getattr(config_class, "model_type", ""))
         self.dependent = DEPENDENT.get(model_type, {})
+        self.filled = FILLED.get(model_type, {})
         self.unexplored = UNEXPLORED.get(model_type, frozenset())
         common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
         self.fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in common}
@@ -114,9 +115,10 @@ class ZooClass:
         return self.config_class(**{**self.pinned, **self.completed(values)})
 
     def completed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """`values` with the fields that the class wants to follow from the others."""
+        """`values` with the fields that the class wants to follow from the others, and those it cannot do without."""
         completed = dict(values)
-        for name, rule in self.dependent.items():
+        needed = {name: rule for name, rule in self.filled.items() if completed.get(name) is None}
+        for name, rule in {**self.dependent, **needed}.items():
             try:
                 completed[name] = rule({**{each: self.default_of(each) for each in self.fields}, **completed})
             except (TypeError, KeyError):

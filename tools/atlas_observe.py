@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
-from atlas_classes import TEXT_VALUES
+from atlas_classes import NULLABLE, TEXT_VALUES, WORDS_MATTER_WITH
 from atlas_models import (
     ACTIVATION_FIELD,
     DEPTH_FIELD,
@@ -28,6 +28,9 @@ from atlas_models import (
 OBSERVATIONS_AT_LEAST = 14
 MOST_TOGGLES_COMBINED = 4
 RANDOM_STATES = 24
+MOST_KINDS_OF_WORDS = 4
+STATES_OF_WORDS = 3
+"""So many random states for every combination of a word with the switches it needs: rules over three fields at once."""
 DERIVATION_CHECKS = 3
 COUPLED_SHARE = 0.4
 MOST_REFUSALS = 6
@@ -38,7 +41,7 @@ State = Mapping[str, Any]
 
 @dataclass
 class Relevance:
-    """Fields by what they do to the tensors. toggles: field to its two settings (the default's first).
+    """Fields by what they do to the tensors. toggles: field to its settings, the default's first: two, of words more.
 
     matters_with: for integers without effect in the usual setting, a setting in which they have one.
     tie_toggles: toggles that only decide which tensors share bytes. derived: what the model itself puts in the place
@@ -48,7 +51,7 @@ class Relevance:
 
     integers: list[str] = field(default_factory=list)
     harmless_integers: list[str] = field(default_factory=list)
-    toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    toggles: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     tie_toggles: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     matters_with: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -108,6 +111,10 @@ class Observer:
         base_values, base = self._with_both_kinds_of_layers(base_values, base, relevance)
         for name in [each for each in self.integers if each not in relevance.integers]:
             self._study_integer(name, base_values, base, relevance)
+        for name in NULLABLE.intersection(relevance.integers):
+            without = zoo.observe({**base_values, name: None})
+            if zoo.default_of(name) is not None and without is not None and without.shapes != base.shapes:
+                relevance.toggles[name] = ("set", None)
         numbers = {
             name: zoo.default_of(name) / 2 or 0.5
             for name in zoo.fields
@@ -123,6 +130,7 @@ class Observer:
             if name in numbers and together is not None and together.shapes == base.shapes:
                 continue
             self._study_other(name, base_values, base, relevance)
+        self._study_needed(base_values, relevance)
         self._study_flipped(base_values, relevance)
         for name in list(relevance.integers):
             self._study_unset(name, base_values, relevance)
@@ -150,7 +158,7 @@ class Observer:
 
     def _study_flipped(self, base_values: dict[str, Any], relevance: Relevance) -> None:
         """Integers that matter only when a switch is not as usual: looked for in each setting, all at once first."""
-        for name, (_, other) in list(relevance.toggles.items()):
+        for name, other in [(name, other) for name, (_, *others) in relevance.toggles.items() for other in others]:
             values = {**base_values, name: other}
             base = self.zoo.observe(values)
             if base is None or other == "set":
@@ -280,7 +288,7 @@ class Observer:
                 relevance.fixed.append(name)
         elif isinstance(resolved, list | tuple):
             self._study_list(name, list(resolved), base_values, base, relevance)
-        elif isinstance(default, str):
+        elif isinstance(default, str) or name in WORDS_MATTER_WITH:
             self._study_text(name, base_values, base, relevance)
         elif isinstance(resolved, dict) or hasattr(resolved, "to_dict"):
             relevance.fixed.append(name)
@@ -343,23 +351,37 @@ class Observer:
             relevance.fixed.append(name)
 
     def _study_words(self, name: str, base_values: dict[str, Any], relevance: Relevance) -> bool:
-        """Which of the usual words give the same tensors; False where there are more than two kinds of them."""
-        default = self.zoo.default_of(name)
+        """Which of the usual words give the same tensors; False where there are too many kinds of them."""
+        default = self.zoo.default_of(name) or ""
+        needed = {each: value for each, value in WORDS_MATTER_WITH.get(name, {}).items() if each in self.zoo.fields}
         kinds: dict[str, Any] = {}
         words: dict[str, str] = {}
         for word in dict.fromkeys((default, *TEXT_VALUES[name])):
-            seen = self.zoo.observe({**base_values, name: word})
+            seen = self.zoo.observe({**base_values, **needed, name: word})
             if seen is None:
                 continue
             same = next((other for other, shapes in kinds.items() if shapes == seen.shapes), word)
             kinds[same] = seen.shapes
             words[word] = same
-        if len(kinds) > 2 or default not in words:
+        if len(kinds) > (MOST_KINDS_OF_WORDS if needed else 2) or default not in words:
             return False
-        if len(kinds) == 2:
-            relevance.toggles[name] = (default, next(word for word in kinds if word != default))
+        if len(kinds) > 1:
+            relevance.toggles[name] = (default, *(word for word in kinds if word != default))
         relevance.texts[name] = words
         return True
+
+    def _study_needed(self, base_values: dict[str, Any], relevance: Relevance) -> None:
+        """Switches that do something only beside a word: looked for with each of its kinds, the others as needed."""
+        for word_field, needed in WORDS_MATTER_WITH.items():
+            for name in [each for each in needed if each in relevance.harmless_toggles]:
+                for word in relevance.toggles.get(word_field, ())[1:]:
+                    values = {**base_values, **needed, word_field: word}
+                    one, other = (self.zoo.observe({**values, name: setting}) for setting in (False, True))
+                    if one is not None and other is not None and one.shapes != other.shapes:
+                        usual = bool(self.zoo.default_of(name))
+                        relevance.toggles[name] = (usual, not usual)
+                        relevance.harmless_toggles.remove(name)
+                        break
 
     def sightings(self, relevance: Relevance, layer_choices: tuple[int, ...], each_state: int) -> list[Sighting]:
         """Observations in every setting of the toggles that matter (or, when those are many, up to two flips)."""
@@ -410,7 +432,7 @@ class Observer:
         for name, setting in state.items():
             if setting == "set":
                 continue
-            if setting is None:
+            if setting is None and self.zoo.default_of(name) is None:
                 values.pop(name, None)
             else:
                 values[name] = setting
@@ -445,13 +467,19 @@ def _is_often_unset(default: object) -> bool:
     return default in (None, "auto") or is_negative(default)
 
 
-def _states(toggles: Mapping[str, tuple[Any, Any]], draw: random.Random) -> list[State]:
+def _states(toggles: Mapping[str, tuple[Any, ...]], draw: random.Random) -> list[State]:
     names = list(toggles)
     if len(names) <= MOST_TOGGLES_COMBINED:
         return [dict(zip(names, settings, strict=True)) for settings in product(*(toggles[name] for name in names))]
     base = {name: settings[0] for name, settings in toggles.items()}
-    states: list[State] = [base, *({**base, name: toggles[name][1]} for name in names)]
-    states += [{name: draw.choice(settings) for name, settings in toggles.items()} for _ in range(RANDOM_STATES)]
+    states: list[State] = [base, *({**base, name: other} for name in names for other in toggles[name][1:])]
+    free = [toggles] * RANDOM_STATES
+    for word_field in WORDS_MATTER_WITH.keys() & toggles.keys():
+        crossed = [name for name in (word_field, *WORDS_MATTER_WITH[word_field]) if name in toggles]
+        for settings in product(*(toggles[name] for name in crossed)):
+            pinned = {name: (setting,) for name, setting in zip(crossed, settings, strict=True)}
+            free += [{**toggles, **pinned}] * STATES_OF_WORDS
+    states += [{name: draw.choice(settings) for name, settings in each.items()} for each in free]
     return states
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from atlas_classes import PINNED, class_table, saved_buffer_rows
+from atlas_classes import OTHER_FIELD_NAMES, PINNED, class_table, saved_buffer_rows
 from atlas_observe import Observer, Relevance, Sighting
 from atlas_packing import digit_pattern, is_certain, kept_entries, pack
 from atlas_templates import TemplateFitter, UnfittedError
@@ -74,9 +74,9 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
         "defaults": {
             **_defaults(zoo),
             **{name: [] for name, kinds in relevance.lists.items() if not kinds},
-            **{name: usual for name, (usual, _) in _switches(relevance).items() if name in zoo.unlisted},
+            **{name: usual for name, (usual, *_) in _switches(relevance).items() if name in zoo.unlisted},
         },
-        "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
+        "aliases": {**(getattr(config_class, "attribute_map", None) or {}), **OTHER_FIELD_NAMES.get(model_type, {})},
         "derived": _derived(zoo, observer, relevance),
         "fixed": sorted(relevance.fixed),
         "texts": relevance.texts,
@@ -101,7 +101,7 @@ def build_entry(class_name: str, model_type: str, kind: str) -> dict[str, Any]:
     return entry
 
 
-def _switches(relevance: Relevance) -> dict[str, tuple[Any, Any]]:
+def _switches(relevance: Relevance) -> dict[str, tuple[Any, ...]]:
     """Both settings of every boolean that matters; a class may turn on what it does not list (tied embeddings)."""
     switches = {**relevance.toggles, **relevance.tie_toggles}
     return {name: settings for name, settings in switches.items() if isinstance(settings[0], bool)}

@@ -29,11 +29,12 @@ def checkpoint_of(file: SourceFile, *names: str, dtype: DType = DType.F32, empty
     return Checkpoint(Path("x"), Format.APR2, (file,), entries, (), None, None)
 
 
-def target_of(*expected: ExpectedTensor | str) -> Target:
+def target_of(*expected: ExpectedTensor | str, **config: bool) -> Target:
     wanted = [ExpectedTensor(each, (4, 2)) if isinstance(each, str) else each for each in expected]
     architecture = Architecture("Qwen2ForCausalLM", "qwen2", Kind.DECODER)
-    config = ResolvedConfig(architecture, {}, {}, ())
-    return Target(architecture, config, {each.name: each for each in wanted}, origin="atlas")
+    return Target(
+        architecture, ResolvedConfig(architecture, config, {}, ()), {each.name: each for each in wanted}, origin="atlas"
+    )
 
 
 def test_equal_sides_balance(file):
@@ -72,6 +73,35 @@ def test_a_tied_head_may_be_absent_empty_or_stored_again(file, stored, empty, ru
     plan = make_plan(checkpoint_of(file, *stored, empty=empty), target_of(EMBEDDING, TIED_HEAD))
     assert plan.ledger.balances
     assert [(ruling.name, ruling.rule, ruling.partner) for ruling in plan.ledger.tied] == [(HEAD, rule, EMBEDDING)]
+
+
+def test_a_tied_tensor_fills_its_kept_name_from_another_of_its_names(file):
+    plan = make_plan(checkpoint_of(file, HEAD, NORM), target_of(EMBEDDING, NORM, TIED_HEAD))
+    assert plan.ledger.balances
+    assert [(each.stored_name, each.model_name) for each in plan.assignments] == [(HEAD, EMBEDDING), (NORM, NORM)]
+    assert [(each.name, each.rule, each.partner) for each in plan.ledger.tied] == [(HEAD, Rule.TIED_FILLS, EMBEDDING)]
+
+
+def test_of_several_other_names_one_fills_and_the_rest_are_copies(file):
+    other = ExpectedTensor("decoder.embed_tokens.weight", (4, 2), tied_to=EMBEDDING)
+    plan = make_plan(checkpoint_of(file, HEAD, other.name), target_of(EMBEDDING, TIED_HEAD, other))
+    assert plan.ledger.balances
+    assert [(each.name, each.rule) for each in plan.ledger.tied] == [
+        (HEAD, Rule.TIED_FILLS),
+        (other.name, Rule.TIED_COPY),
+    ]
+
+
+def test_another_name_with_another_shape_fills_nothing(file):
+    head = ExpectedTensor(HEAD, (2, 4), tied_to=EMBEDDING)
+    plan = make_plan(checkpoint_of(file, HEAD), target_of(ExpectedTensor(EMBEDDING, (2, 4)), head))
+    assert [each.name for each in plan.ledger.shape_conflicts] == [EMBEDDING]
+
+
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
+def test_an_untied_config_fills_no_name_from_another(file):
+    plan = make_plan(checkpoint_of(file, HEAD), target_of(EMBEDDING, TIED_HEAD, tie_word_embeddings=False))
+    assert plan.ledger.unfilled == (EMBEDDING,)
 
 
 @pytest.mark.parametrize("empty", [(), (HEAD,)])

@@ -73,7 +73,8 @@ class InitFacts(NamedTuple):
     model could not be tried. buffer_names: stored tensors that a model in memory holds as buffers, which may be masks,
     counters or constants. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
     allow_words: how this caller lets one tensor through, with `{name}` for the tensor. download: how a checkpoint on
-    another machine comes to this one, None for one that is here.
+    another machine comes to this one, None for one that is here. has_asked_zoo: whether the installed transformers was
+    asked for classes that the atlas does not have.
     """
 
     path: Path
@@ -103,6 +104,7 @@ class InitFacts(NamedTuple):
     allow_words: str = "--allow '{name}=REASON'"
     allowed_tensors: Mapping[str, str] = MappingProxyType({})
     download: Download | None = None
+    has_asked_zoo: bool = False
 
     @property
     def local_path(self) -> Path:

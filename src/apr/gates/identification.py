@@ -34,6 +34,7 @@ def identify(facts: InitFacts, checkpoint: Checkpoint, options: RoadOptions) -> 
     verdict = give_verdict(unscaled)
     facts = facts._replace(verdict=verdict, embedded_tokenizer_hash=_embedded_hash(checkpoint, options))
     if verdict.claim.unknown and options.may_use_zoo:
+        facts = facts._replace(has_asked_zoo=True)
         answer = ask_zoo(unscaled, verdict)
         if answer is not None:
             return _planned_by_zoo(facts, checkpoint, options, answer)

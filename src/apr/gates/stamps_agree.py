@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from apr.formats.base import Stamp
@@ -33,15 +34,35 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         yield Finding(
             ID,
             Status.REFUSE,
-            f"a stamp names no architecture that is known: {_say(stamp)}",
-            expected="a model class or model type of the atlas",
+            f"a stamp names no architecture that is known: {_say(stamp)}, which {_unknown_to(facts)}",
+            expected="a model class or model type of the atlas"
+            + (" or of the installed transformers" if facts.has_asked_zoo else ""),
             found=stamp.value,
-            remedy=remedy,
+            remedy=remedy or _way_out(facts, stamp),
         )
     if not is_wrong:
         count = len(claim.readings)
         message = f"{count} stamp{'s' if count != 1 else ''} agree" if count else "there are no stamps to disagree"
         yield Finding(ID, Status.PASS, message)
+
+
+def _unknown_to(facts: InitFacts) -> str:
+    return "neither the atlas nor the installed transformers has" if facts.has_asked_zoo else "the atlas does not have"
+
+
+def _way_out(facts: InitFacts, stamp: Stamp) -> str | None:
+    """How to have a class accounted for that transformers may have and the atlas lacks; None for other names."""
+    is_of_a_class = facts.verdict is not None and bool(facts.verdict.claim.readings) and stamp.value.isidentifier()
+    if not is_of_a_class or facts.checkpoint is None or facts.checkpoint.config is None:
+        return None
+    if facts.has_asked_zoo:
+        return (
+            f"pip install -U transformers, where {stamp.value} is newer than the one installed; else correct the name"
+        )
+    return (
+        f"apr preflight {shlex.quote(str(facts.local_path))} --load\n"
+        f"which builds {stamp.value} itself where the installed transformers has it, and accounts for every tensor"
+    )
 
 
 def _say(stamp: Stamp) -> str:

@@ -10,8 +10,8 @@ from apr.errors import AprError
 from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID
-from apr.identity.evidence import TIE_FLAG
 from apr.identity.left_out import left_out
+from apr.identity.ties import TIE_FLAG
 from apr.identity.types import Kind, Naming
 from apr.loading.ledger import Rule
 from apr.loading.plan import make_plan
@@ -26,10 +26,12 @@ def unequal_ties(facts: InitFacts) -> Iterable[Finding]:
     """Tied pairs whose two copies differ, each with what can be done about it."""
     assert facts.plan is not None
     assert facts.values is not None
+    stored = {each.model_name: each.stored_name for each in facts.plan.assignments}
     for ruling in facts.plan.ledger.ruled:
         if ruling.rule is not Rule.TIED_COPY or ruling.partner is None:
             continue
-        own, partner = facts.values.get(ruling.name), facts.values.get(ruling.partner)
+        own = facts.values.get(ruling.name)
+        partner = facts.values.get(stored.get(ruling.partner, ruling.partner))
         if own is not None and partner is not None and own.blake3_hex != partner.blake3_hex:
             yield Finding(
                 VALUES_ID,

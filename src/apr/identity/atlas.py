@@ -173,6 +173,11 @@ def uses_unexpressed_value(entry: Entry, config: Mapping[str, Any]) -> bool:
     main = {own_name(entry, size) for size in MAIN_SIZES}
     return any(
         (fields.get(size) == 0 and fields.get(size) is not False)
-        or (size not in main and fields.get(size) is None and entry.defaults.get(size) is not None)
+        or (
+            size not in main
+            and size not in entry.nullable
+            and fields.get(size) is None
+            and entry.defaults.get(size) is not None
+        )
         for size in entry.positive_sizes
     )

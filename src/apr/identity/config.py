@@ -8,7 +8,7 @@ from typing import Any
 
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
-from apr.identity.entries import Entry, own_name
+from apr.identity.entries import Entry, is_below_one_for_unset, own_name
 from apr.identity.evidence import model_tensors
 from apr.identity.matching import match
 from apr.identity.renaming import as_the_class_names_them
@@ -111,5 +111,5 @@ def _compare_with_tensors(draft: Draft, checkpoint: Checkpoint, entry: Entry, pl
         return
     for name, solved in account.dimensions.items():
         recorded = draft.values.get(name)
-        if is_number(recorded) and recorded != solved:
+        if is_number(recorded) and recorded != solved and not is_below_one_for_unset(entry, name, recorded):
             draft.conflicts.append(f"{place} says {name} {recorded}, the tensors show {solved}")

@@ -68,7 +68,8 @@ class Entry(NamedTuple):
     fixed: fields that change the tensors in a way the templates do not express; only their default is known.
     base_prefix: the name of the base model inside the class (`model`, `transformer`), empty for base models.
     rope: the rotary parameters of a config that says nothing of them, None for classes without them.
-    positive_sizes: fields in the shapes and extents that the templates know only above 0.
+    positive_sizes: fields in the shapes and extents that the templates know only above 0. nullable: fields whose unset
+    state the templates express.
     texts: for fields that hold a word (`feed_forward_proj`), each word that was tried with the one that stands for it.
     labels: how many labels a config means that names none.
     """
@@ -83,6 +84,7 @@ class Entry(NamedTuple):
     rope: Mapping[str, Any] | None
     templates: tuple[Template, ...]
     positive_sizes: frozenset[str]
+    nullable: frozenset[str]
     texts: Mapping[str, Mapping[str, str]]
     labels: int
 
@@ -103,6 +105,9 @@ def entry_from_json(document: Mapping[str, Any]) -> Entry:
         rope=document["rope"],
         templates=templates,
         positive_sizes=_positive_sizes(templates),
+        nullable=frozenset(
+            name for template in templates for terms in template.when for name, value in terms if value is None
+        ),
         texts=document.get("texts", {}),
         labels=document.get("labels", USUAL_LABELS),
     )
@@ -147,6 +152,13 @@ def is_unset(value: object) -> bool:
     return value is None or value == "auto"
 
 
+def is_below_one_for_unset(entry: Entry, field: str, value: object) -> bool:
+    """Whether `value` leaves a size to its class: where that writes a number below zero for unset (DeBERTa's
+    `max_relative_positions`), every number below one is."""
+    default = entry.defaults.get(field)
+    return isinstance(value, int) and value < 1 and isinstance(default, int) and default < 0
+
+
 def own_name(entry: Entry, name: str) -> str:
     """The field of the config class that `name` stands for: `hidden_size` is GPT-2's `n_embd`.
 
@@ -173,6 +185,9 @@ def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
         fields[own] = [] if value is None and entry.defaults.get(own) == [] else value
     for field in entry.texts:
         fields[field] = common_word(entry, field, fields.get(field))
+    for field in entry.positive_sizes:
+        if is_below_one_for_unset(entry, field, fields.get(field)):
+            fields[field] = entry.defaults[field]
     fields[LABELS] = _label_count(entry, fields)
     for field, expression in entry.derived:
         if is_unset(fields.get(field)):
@@ -181,9 +196,16 @@ def resolve_fields(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def common_word(entry: Entry, field: str, value: Any) -> Any:
-    """The word that stands for `value` of a text field: `gated-silu` makes the same tensors as `gated-gelu`."""
+    """The word that stands for `value` of a text field: `gated-silu` makes the same tensors as `gated-gelu`, a list is
+    its words with `|` between them, and null is no word where that is known."""
     words = entry.texts.get(field)
-    return words.get(value, value) if words is not None and isinstance(value, str) else value
+    if words is None:
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        value = "|".join(value)
+    elif value is None and "" in words:
+        value = ""
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _label_count(entry: Entry, fields: Mapping[str, Any]) -> Any:

@@ -12,25 +12,24 @@ from apr.formats.base import Checkpoint, TensorEntry
 from apr.identity.atlas import Atlas, load_atlas
 from apr.identity.candidates import CANONICAL, explaining_entries
 from apr.identity.claim import read_claim
-from apr.identity.entries import common_word, literal_holds
+from apr.identity.entries import Entry, common_word, literal_holds
 from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.latest import Latest
 from apr.identity.matching import Account, match
 from apr.identity.names import FileNames, file_names
 from apr.identity.reasons import reasons_for
 from apr.identity.renaming import as_the_class_names_them, current_name
+from apr.identity.ties import TIE_FLAG, entry_ties, stands_for
 from apr.identity.types import Architecture, Claim, Evidence
 from apr.identity.wrappers import describe_wrapping
 
 INTERNAL_PREFIXES = ("__training__.", "__apr__.")
 """Names a container keeps for itself: training state of upstream's trainer, files that `apr` embeds."""
 
-TIE_FLAG = "tie_word_embeddings"
-"""Whether the head is tied is seen in the file itself, whatever a class does by default."""
-
 _CLOSEST_TRIED = 3
 
 _grouped: Latest[Mapping[str, TensorEntry], FileNames] = Latest()
+_by_kept_names: Latest[FileNames, dict[tuple[object, ...], FileNames]] = Latest()
 _explaining: Latest[FileNames, tuple[list[Account], list[tuple[int, int]]]] = Latest()
 """Of the tensors last asked for: a walk through the gates asks several times, a stamp before and after."""
 
@@ -67,9 +66,28 @@ def gather_evidence(checkpoint: Checkpoint, claim: Claim | None = None) -> Evide
 
 
 def model_tensors(checkpoint: Checkpoint) -> FileNames:
-    """Names and shapes of the tensors that belong to the model, old norms by today's names; zero-byte placeholders
-    apart."""
-    return _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+    """Names and shapes of the tensors that belong to the model, old norms by today's names, and a tied tensor by the
+    name that the claimed class keeps (`apr.identity.ties`); zero-byte placeholders apart."""
+    names = _grouped.get(checkpoint.tensors, lambda: _grouped_names(checkpoint.tensors))
+    claimed = None if has_gguf_names(checkpoint) else read_claim(checkpoint).architecture
+    if claimed is None:
+        return names
+    entry = load_atlas().entry(claimed)
+    kept = stands_for(entry_ties(entry, checkpoint.config or {}, names.shapes), names.shapes)
+    if not kept:
+        return names
+    known = _by_kept_names.get(names, dict)
+    question = (entry.architecture, *kept.items())
+    if question not in known:
+        renamed = file_names({kept.get(name, name): size for name, size in names.shapes.items()}, names.placeholders)
+        known[question] = renamed if _is_mostly_of(entry, renamed) else names
+    return known[question]
+
+
+def _is_mostly_of(entry: Entry, names: FileNames) -> bool:
+    """Whether a file is worth reading as `entry` names its tensors: under a false label `lm_head.weight` is the head of
+    another class, and what that one is must stay to be seen."""
+    return 2 * len(match(entry, names).unused) < len(names.shapes)
 
 
 def _grouped_names(stored: Mapping[str, TensorEntry]) -> FileNames:
@@ -110,10 +128,11 @@ def _as_built(fitting: Sequence[Account], named: Sequence[Architecture], recorde
     """
 
     def is_as_built(account: Account) -> bool:
-        # Whether two sizes are equal (`a==b`) follows from the shapes, so it is no flag that somebody turned round.
+        # Whether two sizes are equal (`a==b`) follows from the shapes, so it is no flag that somebody turned round; and
+        # whether the head is tied is seen in the file itself, whatever a class does by default.
         flags = {flag: value for flag, value in account.settings.items() if flag != TIE_FLAG and "==" not in flag}
         return account.entry.is_exact and all(
-            literal_holds(account.entry.defaults.get(flag), value)
+            literal_holds(common_word(account.entry, flag, account.entry.defaults.get(flag)), value)
             or (flag in recorded and literal_holds(common_word(account.entry, flag, recorded[flag]), value))
             for flag, value in flags.items()
         )

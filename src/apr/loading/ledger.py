@@ -15,6 +15,7 @@ class Rule(StrEnum):
 
     TIED_ABSENT = "tied: shares the bytes of another tensor, so the file need not hold it"
     TIED_PLACEHOLDER = "tied: stored with zero bytes, meaning the bytes of the tensor it is tied to"
+    TIED_FILLS = "tied: the file holds the tensor under this name, and it fills the one it is tied to as well"
     TIED_COPY = "tied: stored once more; must be byte-equal to the tensor it is tied to"
     SAVED_BUFFER = "a buffer that older versions saved; the model recomputes it"
     SCALE = "the scale of an 8-bit weight, which it is multiplied with on the way into the model"
@@ -75,7 +76,7 @@ class Ledger(NamedTuple):
 
     @property
     def tied(self) -> tuple[Ruling, ...]:
-        ties = {Rule.TIED_ABSENT, Rule.TIED_PLACEHOLDER, Rule.TIED_COPY}
+        ties = {Rule.TIED_ABSENT, Rule.TIED_PLACEHOLDER, Rule.TIED_FILLS, Rule.TIED_COPY}
         return tuple(ruling for ruling in self.ruled if ruling.rule in ties)
 
     @property

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from apr.errors import UsageError
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
-from apr.identity.evidence import INTERNAL_PREFIXES, TIE_FLAG
+from apr.identity.evidence import INTERNAL_PREFIXES
 from apr.identity.renaming import current_name
+from apr.identity.ties import TIE_FLAG, expected_ties, stands_for
 from apr.loading.ledger import Assignment, Ledger, LoadPlan, Rule, Ruling, ShapeConflict, Target
 from apr.loading.scales import lacking_scales, packed_weights, paired_scales
 
@@ -48,7 +49,8 @@ def make_plan(
 
     allowed: tensor name to the user's reason; covers that one tensor on either side. left_out: name to the reason why
     the class does not want that tensor of the file (`apr.identity.left_out`). prefix: what the target puts
-    before every name of a file that is named as its base model is (`apr.identity.renaming`).
+    before every name of a file that is named as its base model is (`apr.identity.renaming`). A tied tensor that the
+    file holds under another of its names is assigned to the name that the target keeps (`apr.identity.ties`).
     """
     allowed, left_out = allowed or {}, left_out or {}
     resident = resident_dtype(checkpoint, dtype)
@@ -56,6 +58,11 @@ def make_plan(
         name: name if name.startswith(INTERNAL_PREFIXES) else prefix + current_name(name, checkpoint.tensors)
         for name in checkpoint.tensors
     }
+    other_names = stands_for(
+        expected_ties(target.expected, target.config.values),
+        {named[name] for name in checkpoint.tensors},
+    )
+    named = {name: other_names.get(current, current) for name, current in named.items()}
     stored = {named[name]: entry for name, entry in checkpoint.tensors.items() if not entry.is_placeholder}
     placeholders = {named[name] for name, entry in checkpoint.tensors.items() if entry.is_placeholder}
     assignments: list[Assignment] = []
@@ -86,6 +93,7 @@ def make_plan(
                 conflicts.append(ShapeConflict(name, wanted.shape, entry.shape))
         elif wanted.tied_to is not None and (wanted.tied_to in stored or name in placeholders):
             rule = Rule.TIED_PLACEHOLDER if name in placeholders else Rule.TIED_ABSENT
+            rule = Rule.TIED_FILLS if name in other_names else rule
             rulings.append(Ruling(name, rule, partner=wanted.tied_to))
         elif name in allowed:
             rulings.append(Ruling(name, Rule.ALLOWED_BY_USER, reason=allowed[name]))

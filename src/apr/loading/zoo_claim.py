@@ -7,13 +7,14 @@ never code that a checkpoint names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from apr.errors import AprError, DamagedFileError
 from apr.formats.base import Checkpoint, Stamp
+from apr.identity.claim import normalise
 from apr.identity.folding import fold_names
 from apr.identity.rope import is_number
 from apr.identity.types import (
@@ -99,22 +100,29 @@ def _numbers(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Ite
 
 
 def _claim_of_zoo(claim: Claim) -> Claim | None:
-    readings = list(claim.readings)
-    unknown: list[Stamp] = []
-    for stamp in claim.unknown:
-        meanings = zoo_architectures(stamp.value)
-        if meanings:
-            readings.append((stamp, meanings))
-        else:
-            unknown.append(stamp)
-    if len(unknown) == len(claim.unknown):
+    meant = [(stamp, zoo_architectures(stamp.value)) for stamp in claim.unknown]
+    known = [(stamp, meanings) for stamp, meanings in meant if meanings]
+    unknown = [stamp for stamp, meanings in meant if not meanings]
+    if not known:
         return None
+    more = [each for _, meanings in known for each in meanings]
+    readings = [(stamp, _with_more_classes(stamp, meanings, more)) for stamp, meanings in claim.readings] + known
     disagreements = tuple(
         (one, two) for (one, first), (two, second) in combinations(readings, 2) if not set(first) & set(second)
     )
     common = [each for each in readings[0][1] if all(each in meanings for _, meanings in readings)]
     agreed = common[0] if common and not unknown and not disagreements else None
     return Claim(agreed, tuple(readings), tuple(unknown), disagreements)
+
+
+def _with_more_classes(
+    stamp: Stamp, meanings: tuple[Architecture, ...], more: Iterable[Architecture]
+) -> tuple[Architecture, ...]:
+    """What a stamp means when a model type has more classes than the atlas has: a model type means those as well."""
+    if any(normalise(each.class_name) == normalise(stamp.value) for each in meanings):
+        return meanings
+    model_types = {each.model_type for each in meanings}
+    return (*meanings, *(each for each in more if each.model_type in model_types and each not in meanings))
 
 
 def zoo_architectures(name: str) -> tuple[Architecture, ...]:
@@ -157,7 +165,7 @@ def _kind(class_name: str, model_type: str) -> Kind:
     if re.search("Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction", class_name):
         return Kind.CLASSIFICATION
     is_decoder = class_name == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) or class_name.endswith(
-        ("ForCausalLM", "LMHeadModel")
+        ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel")
     )
     return Kind.DECODER if is_decoder else Kind.ENCODER
 

@@ -133,7 +133,8 @@ def _modules(base: Examination) -> BaseModules | None:
     if facts.checkpoint is None or facts.checkpoint.format is Format.GGUF:
         return None
     expected = {} if facts.plan is None else facts.plan.target.expected
-    tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None}
+    kept = {each.tied_to for each in expected.values() if each.tied_to is not None}
+    tied = {name: each.shape for name, each in expected.items() if each.tied_to is not None or name in kept}
     stored = {
         # Packed codes (4 bits and the like) do not have the shape of the weight that they stand for.
         name: entry.shape if ENCODINGS[entry.dtype].is_float else ()
