@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apr.gates.adapters.targets import promised_modules, rank_of
+from apr.gates.adapters.targets import promised_modules, rank_finder
 
 MODULES = (
     "model.embed_tokens",
@@ -80,4 +80,4 @@ def test_what_the_files_cannot_tell_is_not_guessed(config: dict[str, Any]) -> No
     ],
 )
 def test_ranks_are_those_of_the_pattern(pattern: dict[str, int], module: str, rank: int | None) -> None:
-    assert rank_of({"r": 4, "rank_pattern": pattern}, module) == rank
+    assert rank_finder({"r": 4, "rank_pattern": pattern})(module) == rank

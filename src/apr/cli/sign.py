@@ -8,7 +8,7 @@ import click
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
-from apr.errors import NotFoundError, UsageError
+from apr.errors import NotFoundError, UsageError, shell_word
 
 SIGNATURE = click.option(
     "--signature", type=PATH, metavar="SIG", help="The signature [X.sig beside a file, model.sig in a directory]."
@@ -42,7 +42,7 @@ def sign(
             "say who signs",
             expected="either --private-key KEY.pem or --sigstore",
             found="both" if sigstore else "neither",
-            remedy=f"apr sign {path} --private-key KEY.pem",
+            remedy=f"apr sign {shell_word(path)} --private-key KEY.pem",
         )
     from apr.stamping.signers import KeySigner, Sigstore
     from apr.stamping.signing import sign_path
@@ -88,7 +88,7 @@ def verify(
         raise UsageError(
             "say who must have signed",
             expected="either --public-key KEY.pem, or --sigstore with --identity ID and --identity-provider URL",
-            remedy=f"apr verify {path} --public-key KEY.pem",
+            remedy=f"apr verify {shell_word(path)} --public-key KEY.pem",
         )
     from apr.stamping.signers import KeyVerifier, Sigstore
     from apr.stamping.verifying import verify_path

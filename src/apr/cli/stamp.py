@@ -13,7 +13,7 @@ import click
 from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
-from apr.errors import ExitCode, UsageError
+from apr.errors import ExitCode, UsageError, shell_word
 
 if TYPE_CHECKING:
     from apr.convert.metering import Report
@@ -211,7 +211,7 @@ def _show(out: Out, result: StampResult) -> None:
     for note in result.notes:
         out.warning(note)
     if not result.is_dry_run:
-        out.hint(f"apr preflight {result.output}")
+        out.hint(f"apr preflight {shell_word(result.output)}")
 
 
 def _short(value: Any) -> str:

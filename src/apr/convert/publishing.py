@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
+from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError, shell_word
 from apr.storage import operations
 from apr.storage.journal import aside_of
 from apr.storage.reading import is_put_back
@@ -33,7 +33,7 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise NotFoundError(
             "the directory of the output does not exist",
             where=str(output.parent),
-            remedy=f"mkdir -p {output.parent}",
+            remedy=f"mkdir -p {shell_word(output.parent)}",
         )
     if not (os.path.lexists(output) or is_put_back(output)):
         return
@@ -59,10 +59,14 @@ def check_writable(target: Path) -> None:
     """Raise InputOutputError unless `target` and its directory may be written (a rename would go past its mode)."""
     is_read_only = not target.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     if is_read_only or not os.access(target, os.W_OK):
-        raise InputOutputError("the file is read-only", where=str(target), remedy=f"chmod u+w {target}, or use -o OUT")
+        raise InputOutputError(
+            "the file is read-only", where=str(target), remedy=f"chmod u+w {shell_word(target)}, or use -o OUT"
+        )
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputOutputError(
-            "the directory of the file is read-only", where=str(target.parent), remedy=f"chmod u+w {target.parent}"
+            "the directory of the file is read-only",
+            where=str(target.parent),
+            remedy=f"chmod u+w {shell_word(target.parent)}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from apr.errors import shown_value
 from apr.formats.base import Stamp
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -45,7 +46,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
 
 
 def _say(stamp: Stamp) -> str:
-    return f"{stamp.place} says {stamp.value!r}"
+    return f"{stamp.place} says {shown_value(stamp.value)}"
 
 
 GATE = Gate(ID, "all stamps agree with each other", Stage.HEADERS, _check)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from apr.errors import shell_word
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID, VALUES_REMEDY, folded, vocabulary_size
@@ -115,7 +116,7 @@ def _unequal_ties(facts: InitFacts) -> Iterable[Finding]:
                 expected=f"equal bytes, blake3 {partner.blake3_hex}",
                 found=f"blake3 {own.blake3_hex}",
                 remedy="if the head was trained apart, the config must say so: "
-                f"apr stamp {facts.path} --set tie_word_embeddings=false -o OUT",
+                f"apr stamp {shell_word(facts.path)} --set tie_word_embeddings=false -o OUT",
             )
 
 

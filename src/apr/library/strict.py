@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 from apr.formats.peft.read import is_adapter_directory
 from apr.gates.adapters.facts import open_adapter
 from apr.gates.road import examine
@@ -184,7 +184,7 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
             f"{cls.__name__}.from_pretrained cannot be verified here",
             where=str(name),
             expected="a local directory or hub id, loaded as it is",
-            found="\n".join(reasons),
+            found=in_lines(*reasons),
             remedy="load it outside of the strict block, and check it with apr.verify_loaded if its weights are plain",
             invariant="INV-INIT-RECEIPT-001",
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.errors import UsageError
+from apr.errors import UsageError, shell_word
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.stamping.changes import IDENTITY_FIELDS, OPTIONS, StampChanges
 from apr.stamping.history import Change
@@ -94,7 +94,7 @@ def refuse_fields(
             where=str(checkpoint.path),
             expected="stamps that the format has a place for",
             found=reason,
-            remedy=remedy or f"apr import {checkpoint.path} -o X.apr, then stamp X.apr",
+            remedy=remedy or f"apr import {shell_word(checkpoint.path)} -o X.apr, then stamp X.apr",
         )
 
 

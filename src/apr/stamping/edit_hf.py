@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apr.convert.metering import UNMETERED
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, shell_word
 from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.hf.read import CONFIG_FILE_NAME, directory_stamps
 from apr.formats.json_text import read_object, with_tagged_floats, without_tagged_floats
@@ -156,7 +156,7 @@ def _no_file(path: Path) -> DamagedFileError:
         where=str(path),
         expected="files and directories",
         found="a link that leads to no file" if is_link else "a device, socket or pipe",
-        remedy=f"remove {path}, or stamp with --in-place",
+        remedy=f"remove {shell_word(path)}, or stamp with --in-place",
     )
 
 

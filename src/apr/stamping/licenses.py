@@ -6,7 +6,7 @@ does not list). Source of the refused words: INV-APR-PROV-003 (`docs/invariants.
 
 from __future__ import annotations
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, shortened
 
 PLACEHOLDERS = frozenset(
     [
@@ -67,6 +67,10 @@ MODEL_LICENSE_WORDS = frozenset(
 LICENSE_REFERENCE_PREFIX = "LicenseRef-"
 
 
+LONGEST_LICENSE = 1024
+"""Characters of an SPDX expression; whoever gives more has given the text of a licence."""
+
+
 def is_placeholder(text: str) -> bool:
     """Whether `text` says nothing: empty, a placeholder word, or one inside `LicenseRef-`, `<...>` or `[...]`."""
     word = "-".join(text.strip().lower().replace("_", " ").split())
@@ -82,6 +86,9 @@ def canonical_license(text: str, *, option: str) -> str:
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+    if len(text) > LONGEST_LICENSE:
+        what = f"{len(text)} characters, where {LONGEST_LICENSE} name every licence"
+        raise _refused(shortened(text, 80), option, what, f"{option} Apache-2.0")
     if is_placeholder(text):
         raise _refused(text, option, "a placeholder, which says nothing", f"{option} Apache-2.0")
     try:

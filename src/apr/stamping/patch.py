@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr.convert.publishing import check_output, check_writable
-from apr.errors import UsageError
+from apr.errors import UsageError, shell_word
 from apr.formats.base import Checkpoint, Format
 from apr.formats.registry import open_checkpoint
 from apr.gates.finding import Finding, Status
@@ -176,7 +176,7 @@ def _of_the_first_part(order: _Order, checkpoint: Checkpoint) -> _Order:
             expected="--in-place",
             found=f"-o {order.destination.path}",
             remedy=f"to keep the original, copy its {count} files first; or make one file of them: "
-            f"llama-gguf-split --merge {first} OUT.gguf",
+            f"llama-gguf-split --merge {shell_word(first)} OUT.gguf",
         )
     if first == order.destination.path:
         return order
@@ -291,7 +291,7 @@ def _destination(source: Path, output: Path | None, *, in_place: bool, force: bo
             "say where the stamped checkpoint goes",
             expected="either -o OUT or --in-place",
             found="both" if in_place else "neither",
-            remedy=f"apr stamp {source} ... -o OUT",
+            remedy=f"apr stamp {shell_word(source)} ... -o OUT",
         )
     if output is None:
         return Destination(source.resolve(), in_place=True)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apr.errors import InputOutputError, RefusedError, UsageError
+from apr.errors import InputOutputError, RefusedError, UsageError, shell_word
 from apr.formats.registry import open_checkpoint
 from apr.stamping.fleet import CHECKPOINT_SUFFIXES
 from apr.stamping.signatures import DIRECTORY_SIGNATURE_NAME, sign_command, signature_path, signed_names
@@ -97,7 +97,7 @@ def _write_signature(config: Any, path: Path, target: Path) -> None:
                 where=str(path),
                 expected="files and directories",
                 found=str(error)[:200],
-                remedy=f"copy it with the links followed first: cp -rL {path} COPY",
+                remedy=f"copy it with the links followed first: cp -rL {shell_word(path)} COPY",
             ) from error
         data = made.read_bytes()
     with atomic_file(target) as file:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError
+from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError, shell_word
 from apr.storage.operations import sync_directory
 
 # What the user can do about each refusal of the operating system.
@@ -104,7 +104,7 @@ def _check_parent(path: Path) -> None:
         raise NotFoundError(
             "the directory to write into does not exist",
             where=str(path.parent),
-            remedy=f"create it first: mkdir -p {path.parent}",
+            remedy=f"create it first: mkdir -p {shell_word(path.parent)}",
         )
 
 

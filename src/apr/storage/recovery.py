@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from apr.errors import AprError, DamagedFileError, InputOutputError
+from apr.errors import AprError, DamagedFileError, InputOutputError, shell_word
 from apr.storage import operations
 from apr.storage.exchange import left_beside, restore_aside
 from apr.storage.inplace import carry_out, content_of, finish, opened, take_back
@@ -142,7 +142,7 @@ def _not_possible(journal: Path, error: Exception) -> InputOutputError:
         "a stamp of this checkpoint was interrupted, and finishing it is not possible here",
         where=str(journal),
         found=reason,
-        remedy=f"open it once with the right to write in {journal.parent}, for example with apr inspect",
+        remedy=f"open it once with the right to write in {shell_word(journal.parent)}, for example with apr inspect",
         invariant="INV-STAMP-ATOMIC-001",
     )
 
@@ -153,6 +153,6 @@ def _unfit(journal: Path, expected: str, found: str) -> DamagedFileError:
         where=str(journal),
         expected=expected,
         found=found,
-        remedy=f"if the file was fetched or written again since, remove {journal}",
+        remedy=f"if the file was fetched or written again since, remove {shell_word(journal)}",
         invariant="INV-STAMP-ATOMIC-001",
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from apr.gates.adapters.facts import PREFIX, Adapter, LoraTensor, lora_tensors
-from apr.gates.adapters.targets import modules_to_save, promised_modules, rank_of, saved_modules
+from apr.gates.adapters.targets import modules_to_save, overlong, promised_modules, rank_finder, saved_modules
 
 Shape = tuple[int, ...]
 
@@ -58,6 +58,8 @@ def base_modules(shapes: Mapping[str, Shape]) -> BaseModules:
 
 def account_of(adapter: Adapter, base: BaseModules) -> Account:
     """Both sides of `adapter` over `base`; names and shapes alone."""
+    if (note := overlong(adapter.config)) is not None:
+        return Account(undecided=f"which modules the config means cannot be told: {note}")
     tensors = lora_tensors(adapter.checkpoint.tensors)
     adapted = sorted({each.module for each in tensors})
     places, unclear = _places(adapted, base)
@@ -203,8 +205,9 @@ def _misfits(
 def wrong_ranks(adapter: Adapter) -> tuple[tuple[tuple[str, Shape], ...], bool]:
     """LoRA tensors of another rank than the config states for their module, and whether every rank could be told."""
     tensors, wrong, is_told = adapter.checkpoint.tensors, [], True
+    rank_of = rank_finder(adapter.config)
     for each in lora_tensors(tensors):
-        stated, shape = rank_of(adapter.config, each.module), tensors[each.name].shape
+        stated, shape = rank_of(each.module), tensors[each.name].shape
         if stated is None:
             is_told = False
         elif not shape or (shape[1] if each.is_output and len(shape) > 1 else shape[0]) != stated:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from apr.errors import AprError
+from apr.errors import AprError, shown_value
 from apr.formats.base import Format
 from apr.formats.dtypes import ENCODINGS
 from apr.formats.peft.read import ADAPTER_CONFIG_NAME
@@ -144,7 +144,7 @@ def _says_what_it_is(adapter: Adapter) -> Iterable[Finding]:
         problems.append("peft_type names no kind of adapter")
     if adapter.is_lora:
         problems += [
-            f"{name} is {config.get(name)!r}, not a positive number"
+            f"{name} is {shown_value(config.get(name))}, not a positive number"
             for name in ("r", "lora_alpha")
             if not isinstance(config.get(name), int | float) or isinstance(config.get(name), bool) or config[name] <= 0
         ]

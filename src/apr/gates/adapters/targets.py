@@ -11,11 +11,22 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 LONGEST_MATCHING_S = 5.0
 """An expression from a file may take for ever; a process of its own is stopped after this time."""
+
+# Experts that are adapted one by one are named in tens of thousands; the parts that are trained whole are a few.
+_LISTS = {
+    "target_modules": 1_000_000,
+    "exclude_modules": 1_000_000,
+    "layers_to_transform": 10_000,
+    "layers_pattern": 100,
+    "modules_to_save": 1_000,
+}
+
+_LONGEST_TAIL = 32
 
 _PLAIN = re.compile(r"[\w.]+")
 # The first numbered part of a name is its layer, as PEFT reads it without `layers_pattern`.
@@ -42,31 +53,55 @@ def promised_modules(config: Mapping[str, Any], modules: Collection[str]) -> fro
 
 def saved_modules(config: Mapping[str, Any], modules: Collection[str]) -> frozenset[str]:
     """Those of `modules` that `modules_to_save` trains whole; they are never adapted."""
-    saved = modules_to_save(config)
-    return frozenset(module for module in modules if any(f".{each}." in f".{module}." for each in saved))
+    saved = [f".{each}." for each in modules_to_save(config)]
+    return frozenset(module for module in modules if any(each in f".{module}." for each in saved))
 
 
 def modules_to_save(config: Mapping[str, Any]) -> list[str]:
     """The names in `modules_to_save`; none where it is anything else than a list."""
     listed = config.get("modules_to_save")
-    return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+    return list(dict.fromkeys(each for each in listed if isinstance(each, str))) if isinstance(listed, list) else []
 
 
-def rank_of(config: Mapping[str, Any], module: str) -> int | None:
-    """The rank that the config states for `module`; None where its pattern cannot be told from the config."""
-    if config.get("target_parameters"):
-        return None
-    patterns = config.get("rank_pattern") or {}
-    if not isinstance(patterns, Mapping):
-        return None
-    for key, rank in patterns.items():
-        plain = key.removeprefix("^").replace("\\.", ".")
-        if not _PLAIN.fullmatch(plain):
-            return None
-        if module == plain or (module.endswith(f".{plain}") and not key.startswith("^")):
-            return rank if isinstance(rank, int) else None
-    rank = config.get("r")
-    return rank if isinstance(rank, int) else None
+def overlong(config: Mapping[str, Any]) -> str | None:
+    """What in the config has more entries than are matched against the modules of a base, None where nothing has."""
+    counts = {name: len(config[name]) for name in _LISTS if isinstance(config.get(name), (list, dict))}
+    counts["modules_to_save"] = len(modules_to_save(config))
+    name = next((name for name, count in counts.items() if count > _LISTS[name]), None)
+    return None if name is None else f"{name} has {counts[name]} entries, more than are looked up ({_LISTS[name]})"
+
+
+def rank_finder(config: Mapping[str, Any]) -> Callable[[str], int | None]:
+    """The rank that the config states for a module; None where its patterns cannot be told from the config.
+
+    The first pattern that means the module counts. Patterns behind one that is more than a name may be shadowed by it.
+    """
+    patterns, plain_rank = config.get("rank_pattern") or {}, _number(config.get("r"))
+    if config.get("target_parameters") or not isinstance(patterns, Mapping):
+        return lambda module: None
+    ranks = list(patterns.values())
+    ends: dict[str, int] = {}
+    wholes: dict[str, int] = {}
+    is_told = True
+    for place, key in enumerate(patterns):
+        name = key.removeprefix("^").replace("\\.", ".")
+        if not _PLAIN.fullmatch(name):
+            is_told = False
+            break
+        (wholes if key.startswith("^") else ends).setdefault(name, place)
+
+    def rank_of(module: str) -> int | None:
+        places = [ends[each] for each in _endings(module) if each in ends]
+        places += [wholes[module]] if module in wholes else []
+        if places:
+            return _number(ranks[min(places)])
+        return plain_rank if is_told else None
+
+    return rank_of
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
@@ -81,7 +116,7 @@ def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
 def _endings(module: str) -> list[str]:
     """`a.b.c`, `b.c` and `c`: what a list may hold to mean the module `a.b.c`."""
     parts = module.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
+    return [module, *(".".join(parts[start:]) for start in range(max(1, len(parts) - _LONGEST_TAIL), len(parts)))]
 
 
 def _fully_matching(pattern: str, modules: Collection[str]) -> frozenset[str] | None:
@@ -109,7 +144,8 @@ def _in_layers(config: Mapping[str, Any], modules: frozenset[str]) -> frozenset[
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not _are_plain(patterns) or not all(isinstance(index, int) for index in indices):
         return None
-    return frozenset(module for module in modules if _layer_index(module, patterns) in indices)
+    wanted = frozenset(indices)
+    return frozenset(module for module in modules if _layer_index(module, patterns) in wanted)
 
 
 def _are_plain(patterns: Any) -> bool:
