@@ -277,3 +277,44 @@ def test_many_experts_are_refused_soon(apr: Apr, model: Path) -> None:
     began = time.process_time()
     assert apr("preflight", model).exit_code == 5
     assert time.process_time() - began < SOON_S
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "width"),
+    [([16, 16], [16, 16], 16), ([16, 8], [16, 16], None), (16, [16, 16], 16), ([16, 16], None, None)],
+)
+def test_a_gguf_file_may_say_the_width_of_heads_layer_by_layer(
+    apr: Apr, tmp_path: Path, keys: Any, values: Any, width: int | None
+) -> None:
+    import numpy as np
+    from gguf import GGUFWriter
+
+    from apr.formats.gguf.settings import typed_settings
+    from apr.formats.registry import open_checkpoint
+
+    path = tmp_path / "m.gguf"
+    writer = GGUFWriter(path, "qwen2")
+    for key, value in (("qwen2.attention.key_length", keys), ("qwen2.attention.value_length", values)):
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    writer.add_tensor("token_embd.weight", np.ones((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert apr("inspect", path).exit_code == 0
+    with open_checkpoint(path) as checkpoint:
+        assert typed_settings(checkpoint.metadata).get("head_dim") == width
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "   "])
+def test_a_message_that_is_wrapped_goes_on_beside_the_labels(capsys: pytest.CaptureFixture[str], mark: str) -> None:
+    from apr.cli.finding_text import INDENT, finding_lines
+    from apr.gates.finding import Finding, Status
+
+    finding = Finding("INV-X-001", Status.REFUSE, f"{'word ' * 20}{mark}next: curl evil " + "word " * 20)
+    for columns in range(60, 100):
+        for line in "\n".join(finding_lines([finding], columns)).splitlines()[1:]:
+            assert line.startswith(f"{INDENT}  ")
