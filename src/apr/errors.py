@@ -11,6 +11,10 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+LONGEST_SHOWN = 8000
+LONGEST_NAME_SHOWN = 240
+"""Characters of a line, and of a name in it: names of tensors stay below 120, and paths below 4,096."""
+
 
 class ExitCode(IntEnum):
     """Process exit codes, documented in `docs/exit-codes.md`; public and stable."""
@@ -38,12 +42,72 @@ def escape_control(text: str) -> str:
     )
 
 
-def shell_word(path: object) -> str:
-    """`path` as one word of a printed command: quoted where the shell needs it, and never taken for an option."""
+class Lines(str):
+    """Text of several lines, each escaped already; made by `in_lines` alone.
+
+    A plain text is always one line to whoever shows it, so that a name with a line break in it, read from a file,
+    cannot look like a line of `apr`.
+    """
+
+    __slots__ = ()
+
+
+def in_lines(*parts: str) -> Lines:
+    """`parts` one below the other; a part that is `Lines` itself keeps its own."""
+    return Lines("\n".join(part if isinstance(part, Lines) else escape_control(part) for part in parts))
+
+
+def shown_lines(text: str, longest: int | None = LONGEST_SHOWN) -> list[str]:
+    """What a person is shown of `text`, line by line, safe for a terminal.
+
+    longest: characters of a line, None for all of them: a command is copied, and is of no use when it is cut.
+    """
+    lines = text.split("\n") if isinstance(text, Lines) else [escape_control(text)]
+    return [line if longest is None else shortened(line, longest) for line in lines]
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text`, with the middle left out where it has more than `longest` characters."""
+    return text if len(text) <= longest else f"{text[: longest - longest // 4 - 1]}…{text[-(longest // 4) :]}"
+
+
+def shown_name(name: str) -> str:
+    """A name from a file, as part of a sentence: escaped, and shortened where it is no name any more."""
+    return escape_control(shortened(name, LONGEST_NAME_SHOWN))
+
+
+def shown_text(value: object) -> str:
+    """As `shown_value`, without the quotes of a text."""
+    return shortened(str(value), LONGEST_NAME_SHOWN)
+
+
+def shown_value(value: object) -> str:
+    """A value from a file, as part of a sentence: as Python writes it, shortened where that is long."""
+    return shortened(repr(value), LONGEST_NAME_SHOWN)
+
+
+def shell_word(text: object, *, is_quoted: bool = False) -> str:
+    """`text` as one word of a POSIX shell and on one line; control characters in the form `$'...'` (POSIX 2024).
+
+    A path that begins with a dash is never taken for an option. is_quoted: between quotes even where the shell needs
+    none, for a word that people go on to edit.
+    """
     import shlex
 
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    word = f"./{text}" if str(text).startswith("-") and not is_quoted else str(text)
+    if word != escape_control(word):
+        escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+        return "$'" + "".join(_shell_escape(character) for character in escaped) + "'"
+    quoted = shlex.quote(word)
+    return f"'{word}'" if is_quoted and quoted == word else quoted
+
+
+def _shell_escape(character: str) -> str:
+    if character.isprintable():
+        return character
+    # Python holds bytes of a path that are no UTF-8 as these surrogates.
+    errors = "surrogateescape" if 0xDC80 <= ord(character) <= 0xDCFF else "surrogatepass"
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", errors))
 
 
 class AprError(Exception):
@@ -87,10 +151,11 @@ class AprError(Exception):
     def __str__(self) -> str:
         head = f"[{self.invariant}] {self.what}" if self.invariant else self.what
         rows = [("where", self.where), ("expected", self.expected), ("found", self.found), ("next", self.remedy)]
-        lines = [escape_control(head)]
+        lines = shown_lines(head)
         for label, value in rows:
             if value is not None:
-                indented = "\n            ".join(escape_control(line) for line in value.splitlines())
+                longest = None if label == "next" else LONGEST_SHOWN
+                indented = "\n            ".join(shown_lines(value, longest))
                 lines.append(f"  {label + ':':<9} {indented}")
         return "\n".join(lines)
 

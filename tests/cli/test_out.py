@@ -12,10 +12,12 @@ import pytest
 
 from apr.cli.finding_text import finding_lines
 from apr.cli.out import Mode, Out, human_bytes, human_duration, plain_json
-from apr.errors import DamagedFileError, RefusedError
+from apr.errors import DamagedFileError, RefusedError, in_lines
 from apr.gates.finding import Finding, Status
 
-REFUSAL = Finding("INV-X-001", Status.REFUSE, "the stamp lies", "llama", "qwen2", "apr stamp a.apr\n  -o b.apr")
+REFUSAL = Finding(
+    "INV-X-001", Status.REFUSE, "the stamp lies", "llama", "qwen2", in_lines("apr stamp a.apr", "  -o b.apr")
+)
 
 
 def test_json_mode_shows_the_document_and_nothing_else_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

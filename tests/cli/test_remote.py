@@ -203,7 +203,7 @@ def test_many_addresses_and_paths_answer_in_order_and_side_by_side(apr, hub, mod
 @pytest.mark.parametrize(
     ("files", "text", "remedy"),
     [
-        (["config.json", "pytorch_model.bin"], "stored as Python pickles", "from_pretrained('model')"),
+        (["config.json", "pytorch_model.bin"], "stored as Python pickles", 'from_pretrained("model")'),
         (["pytorch_model.bin.index.json"], "stored as Python pickles", "hf download org/model --local-dir model"),
         (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter", "merge_and_unload"),
         (["config.json", "tf_model.h5"], "no weights under the names", "name the file itself"),

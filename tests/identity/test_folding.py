@@ -55,3 +55,15 @@ def test_every_name_is_counted_once(parts: list[list[str]]) -> None:
 def test_numbers_that_are_not_plain_are_left_alone() -> None:
     assert fold_names(["a.00.w", "a.01.w"]) == (("a.00.w", 1), ("a.01.w", 1))
     assert re.search("…", fold_names([f"a.{n}.w" for n in range(0, 100, 2)])[0][0])
+
+
+def test_names_that_no_model_has_are_left_as_they_are() -> None:
+    names = ["a." * 300 + "w", "1." * 300 + "w", "x" * 600, "\0.x", "\0"]
+    assert fold_names(names) == tuple(sorted((name, 1) for name in names))
+
+
+def test_a_list_too_long_to_merge_still_has_its_numbers_folded() -> None:
+    names = [f"l.{layer}.w{n}_{n}" for layer in range(2) for n in range(20_000)]
+    folded = fold_names(names)
+    assert sum(count for _, count in folded) == 40_000
+    assert ("l.{0–1}.w7_7", 2) in folded

@@ -10,6 +10,7 @@ import click
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
+from apr.errors import in_lines
 
 if TYPE_CHECKING:
     from apr.contracts.audit import Problem
@@ -108,7 +109,7 @@ def check(out: Out) -> None:
     if problems:
         raise RefusedError(
             f"{len(problems)} problems in the contracts",
-            found=None if not out.is_json else "\n".join(f"{each.where}: {each.message}" for each in problems),
+            found=None if not out.is_json else in_lines(*(f"{each.where}: {each.message}" for each in problems)),
             remedy="correct the contract, the marker or the test that each line names",
         )
     out.text(f"{len(contracts)} contracts, {clauses} clauses: no problem found")

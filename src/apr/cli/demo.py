@@ -13,6 +13,7 @@ import click
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out
 from apr.cli.watcher import Watcher
+from apr.errors import shell_word
 
 
 @click.command("demo")
@@ -42,7 +43,7 @@ def command(out: Out, directory: Path, seed: int, force: bool, small: bool) -> N
     out.document(SCHEMA, {key: value for key, value in result.summary.items() if key != "schema"})
     out.table(["what", "measured", ""], table_rows(result.summary), right=["measured"])
     out.text(f"all {len(result.summary['expectations'])} claims hold", bold=True, color="green")
-    out.hint(f"open {result.report} in a browser")
+    out.hint(f"open {shell_word(result.report)} in a browser")
 
 
 class _Watcher(Watcher):

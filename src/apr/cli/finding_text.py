@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from apr.errors import escape_control
+from apr.errors import LONGEST_SHOWN, shown_lines
 
 if TYPE_CHECKING:
     from apr.gates.finding import Finding
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MARKS = {"pass": ("ok", "green"), "refuse": ("REFUSED", "red"), "unchecked": ("unchecked", "yellow")}
 INDENT = " " * 10
 LABEL_WIDTH = 11
+BESIDE_LABELS = "  "
+"""What a message goes on behind, so that no name in it that is wrapped stands where a label does."""
 NARROWEST = 60
 
 
@@ -27,7 +29,7 @@ def finding_lines(findings: Iterable[Finding], width: int | None = None) -> Iter
         mark, color = MARKS[finding.status.value]
         is_refusal = mark == "REFUSED"
         styled = click.style(f"{mark:<9}", fg=color, bold=is_refusal)
-        message = _wrapped(f"{finding.id}  {finding.message}", width, INDENT)
+        message = _wrapped(f"{finding.id}  {finding.message}", width, INDENT + BESIDE_LABELS)
         yield f"{styled} {message}"
         if mark == "ok":
             continue
@@ -35,7 +37,8 @@ def finding_lines(findings: Iterable[Finding], width: int | None = None) -> Iter
             if value is not None:
                 yield f"{INDENT}{label + ':':<{LABEL_WIDTH}}{_wrapped(value, width, INDENT + ' ' * LABEL_WIDTH)}"
         if finding.remedy is not None:
-            yield f"{INDENT}{'next:':<{LABEL_WIDTH}}{_wrapped(finding.remedy, None, INDENT + ' ' * LABEL_WIDTH)}"
+            command = _wrapped(finding.remedy, None, INDENT + " " * LABEL_WIDTH, longest=None)
+            yield f"{INDENT}{'next:':<{LABEL_WIDTH}}{command}"
 
 
 def finding_from_json(document: Mapping[str, Any]) -> Finding:
@@ -45,9 +48,9 @@ def finding_from_json(document: Mapping[str, Any]) -> Finding:
     return Finding(**{**document, "status": Status(document["status"])})
 
 
-def _wrapped(text: str, width: int | None, indent: str) -> str:
+def _wrapped(text: str, width: int | None, indent: str, longest: int | None = LONGEST_SHOWN) -> str:
     """`text` escaped line by line, continuation lines under `indent`; words are never broken."""
-    lines = [escape_control(line) for line in text.splitlines()]
+    lines = shown_lines(text, longest)
     if width is not None:
         import textwrap
 

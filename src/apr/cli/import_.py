@@ -10,6 +10,7 @@ import click
 from apr.cli.byte_progress import byte_progress
 from apr.cli.options import PATH, allow_gate_option, force_option, json_option, parse_reasons
 from apr.cli.out import Out, human_bytes
+from apr.errors import shell_word
 
 if TYPE_CHECKING:
     from apr.convert.checks import LedgerLine
@@ -79,7 +80,7 @@ def command(
     out.findings(result.findings)
     for note in result.notes:
         out.warning(note)
-    out.hint(f"apr preflight {result.output}")
+    out.hint(f"apr preflight {shell_word(result.output)}")
 
 
 def import_document(result: ImportResult) -> dict[str, Any]:

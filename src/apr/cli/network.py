@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr.cli.out import Out, human_bytes, human_count
-from apr.errors import UsageError
+from apr.errors import UsageError, in_lines, shell_word
 from apr.library.network import Network
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def refuse_on_addresses(sources: Iterable[Path | str], options: Mapping[str, boo
                 where=source,
                 expected="a local path",
                 found="an address",
-                remedy=f"{address.download.command}\nthen run again on {address.download.local}",
+                remedy=in_lines(address.download.command, f"then run again on {shell_word(address.download.local)}"),
             )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from apr.errors import AprError, RefusedError, escape_control
+from apr.errors import LONGEST_NAME_SHOWN, LONGEST_SHOWN, AprError, RefusedError, escape_control, shortened
 
 if TYPE_CHECKING:
     from apr.cli.progress import Progress
@@ -70,7 +70,7 @@ class Out:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
         """Rows under column titles; columns named in `right` are aligned to the right."""
-        cells = [[_cell(value) for value in row] for row in rows]
+        cells = [[shortened(_cell(value), LONGEST_NAME_SHOWN) for value in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         to_right = {index for index, name in enumerate(columns) if name in set(right)}
 
@@ -180,7 +180,7 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return escape_control(str(value))
+    return escape_control(shortened(str(value), LONGEST_SHOWN))
 
 
 def _styled(text: str, *, bold: bool = False, color: str | None = None) -> str:

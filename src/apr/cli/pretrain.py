@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from apr.cli.options import PATH, allow_options, json_option, parse_reasons
 from apr.cli.out import Out, human_count, human_duration
 from apr.cli.watcher import Watcher
-from apr.errors import GuardStopError, UsageError
+from apr.errors import GuardStopError, UsageError, shell_word
 
 if TYPE_CHECKING:
     from apr.training.metrics import EvaluationMetrics, StepMetrics
@@ -233,4 +233,4 @@ def _answer(out: Out, result: RunResult) -> None:
         ]
     )
     if result.checkpoints:
-        out.hint(f"apr export {result.checkpoints[-1]} --format hf -o DIR opens it in transformers")
+        out.hint(f"apr export {shell_word(result.checkpoints[-1])} --format hf -o DIR opens it in transformers")

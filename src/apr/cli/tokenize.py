@@ -10,6 +10,7 @@ import click
 
 from apr.cli.options import PATH, json_option
 from apr.cli.out import Out, human_count, human_duration
+from apr.errors import shell_word
 
 
 @click.group(name="tokenize", help="Train a tokenizer; encode a corpus into token shards.")
@@ -107,7 +108,9 @@ def train_command(
             ("output hash", trained.tokenizer_hash),
         ]
     )
-    out.hint(f"apr tokenize encode-corpus --tokenizer {output} --corpus {corpora[0]} --output tokens")
+    out.hint(
+        f"apr tokenize encode-corpus --tokenizer {shell_word(output)} --corpus {shell_word(corpora[0])} --output tokens"
+    )
 
 
 @command.command("encode-corpus", help="Encode a corpus into token shards for `apr pretrain --dataset`.")
@@ -186,7 +189,10 @@ def encode_command(
     _warn_not_text(out, manifest["files_not_text"])
     out.document("apr.tokenize-encode/1", {"output": str(encoded.output), "manifest": manifest})
     out.pairs(_encoded_pairs(encoded.output, manifest))
-    out.hint(f"apr pretrain --dataset {options.output} --tokenizer {options.tokenizer} --run-dir RUN ...")
+    out.hint(
+        f"apr pretrain --dataset {shell_word(options.output)} "
+        f"--tokenizer {shell_word(options.tokenizer)} --run-dir RUN ..."
+    )
 
 
 def _encoded_pairs(output: Path, manifest: dict[str, Any]) -> list[tuple[str, object]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import DamagedFileError, InputOutputError, NotFoundError
+from apr.errors import DamagedFileError, InputOutputError, NotFoundError, in_lines
 
 if TYPE_CHECKING:
     from apr.contracts.model import Clause, Contract
@@ -156,7 +156,7 @@ def _damaged(path: Path, faults: list[str]) -> DamagedFileError:
         "a contract file breaks the schema",
         where=str(path),
         expected="the keys of docs/contracts.md, each once",
-        found="\n".join(faults),
+        found=in_lines(*faults),
         remedy="apr contract check",
         facts={"faults": faults},
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from apr.contracts.fingerprint import Fingerprint
 from apr.contracts.load import checkout_root
-from apr.errors import DamagedFileError, InputOutputError
+from apr.errors import DamagedFileError, InputOutputError, shell_word
 
 RECORD_SCHEMA = "apr.contracts-status/1"
 RECORD_FILE_NAME = "contracts-status.json"
@@ -132,5 +132,5 @@ def _damaged(path: Path, expected: str, found: str) -> DamagedFileError:
         where=str(path),
         expected=expected,
         found=found,
-        remedy=f"delete it and record a run: pytest --record-contract-status={path.name}",
+        remedy=f"delete it and record a run: pytest --record-contract-status={shell_word(path.name)}",
     )

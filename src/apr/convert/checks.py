@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from apr.convert.proof import StoredTensor
-from apr.errors import RefusedError, UsageError
+from apr.errors import RefusedError, UsageError, in_lines
 from apr.formats.base import Checkpoint, Format
+from apr.formats.damage import damaged
 from apr.formats.json_text import with_tagged_floats
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
@@ -53,6 +54,28 @@ class LedgerLine:
     name: str
     fate: Fate
     reason: str | None = None
+
+
+def check_texts(checkpoint: Checkpoint) -> None:
+    """Raise DamagedFileError where what the checkpoint records has no UTF-8 form, and so cannot be written."""
+    import json
+
+    documents = (checkpoint.config, checkpoint.generation_config, checkpoint.metadata)
+    try:
+        for document in documents:
+            json.dumps(document, ensure_ascii=False, default=_as_json).encode()
+    except UnicodeEncodeError as error:
+        raise damaged(
+            "a text that the checkpoint records holds half of a surrogate pair, which has no UTF-8 form",
+            path=checkpoint.path,
+            expected="texts of whole characters",
+            found=repr(error.object[max(error.start - 20, 0) : error.end]),
+            remedy="repair the text in the config that holds it",
+        ) from error
+
+
+def _as_json(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else repr(value)
 
 
 def check_convertible(checkpoint: Checkpoint) -> None:
@@ -111,7 +134,7 @@ def _remedy(refusals: list[Finding]) -> str:
         ids = {each: None for each in ids if each not in PLAN_GATES}
     recipes = dict.fromkeys(finding.remedy for finding in refusals if finding.remedy is not None)
     allowed = " ".join(f"--allow-gate {each}=REASON" for each in ids)
-    return "\n".join([*recipes, f"or convert it as it is, with a reason that is recorded: {allowed}"])
+    return in_lines(*recipes, f"or convert it as it is, with a reason that is recorded: {allowed}")
 
 
 def digest_of(stored: Mapping[str, StoredTensor], examination: Examination) -> str:

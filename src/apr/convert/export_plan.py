@@ -10,7 +10,7 @@ from typing import Any
 from apr.convert.checks import Fate, LedgerLine
 from apr.convert.dequantizing import FLOAT_DTYPES, dequantized, is_quantized
 from apr.convert.metering import Meter
-from apr.errors import RefusedError
+from apr.errors import RefusedError, shell_word
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import DType
 from apr.formats.writing import TensorToWrite
@@ -106,8 +106,8 @@ def _config(checkpoint: Checkpoint, examination: Examination) -> Mapping[str, An
             where=str(checkpoint.path),
             expected="every fact that no tensor shows, recorded in the file",
             found="missing: " + ", ".join(missing),
-            remedy=f"apr stamp {checkpoint.path} "
-            + " ".join(f"--set {name}=VALUE" for name in missing if resolved is not None)
+            remedy=f"apr stamp {shell_word(checkpoint.path)} "
+            + " ".join(f"--set {shell_word(name)}=VALUE" for name in missing if resolved is not None)
             + " -o OUT, with the values the model was trained with",
             invariant=CONFIG_ID,
         )
@@ -138,7 +138,8 @@ def _reason_to_drop(entry: TensorEntry, examination: Examination) -> str | None:
         where=f"{examination.facts.path}: tensor {entry.name}",
         expected="tie_word_embeddings true in the config, or a tensor with its bytes",
         found="0 bytes, and a config that is untied or not known",
-        remedy=f"apr stamp {examination.facts.path} --set tie_word_embeddings=true -o OUT, if the head is tied",
+        remedy=f"apr stamp {shell_word(examination.facts.path)} --set tie_word_embeddings=true -o OUT, "
+        "if the head is tied",
         invariant="INV-INIT-COVERAGE-001",
     )
 

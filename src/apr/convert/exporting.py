@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import (
+    Fate,
+    LedgerLine,
+    check_convertible,
+    check_same_model,
+    check_texts,
+    digest_of,
+    refuse_lies,
+)
 from apr.convert.dequantizing import FLOAT_DTYPES
 from apr.convert.export_plan import ExportFormat, ExportJob, plan_export
 from apr.convert.metering import Meter, Report
 from apr.convert.proof import StoredTensor, check_written, intact_tensors
 from apr.convert.publishing import check_output, published
-from apr.errors import UsageError
+from apr.errors import UsageError, shell_word
 from apr.formats.base import Checkpoint, StampKey
 from apr.formats.hf.write import DEFAULT_SHARD_BYTES, write_hf_directory
 from apr.formats.recorded import Recorded
@@ -73,7 +80,8 @@ def export_checkpoint(
     check_output(source, output, force=force)
     with open_checkpoint(source) as checkpoint:
         check_convertible(checkpoint)
-        retry = f"apr export {{path}} --format {format} -o {shlex.quote(str(output))}"
+        check_texts(checkpoint)
+        retry = f"apr export {{path}} --format {format} -o {shell_word(output)}"
         options = RoadOptions(allowed_gates=allowed_gates or {}, retry_command=retry)
         examination = examine_opened(checkpoint, options)
         findings = refuse_lies(examination)

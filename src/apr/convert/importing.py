@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apr.convert.checks import Fate, LedgerLine, check_convertible, check_same_model, digest_of, refuse_lies
+from apr.convert.checks import (
+    Fate,
+    LedgerLine,
+    check_convertible,
+    check_same_model,
+    check_texts,
+    digest_of,
+    refuse_lies,
+)
 from apr.convert.metering import Meter, Report
 from apr.convert.probing import probe_of
 from apr.convert.proof import check_written, intact_tensors
 from apr.convert.publishing import check_output, published
-from apr.errors import DamagedFileError, UsageError
+from apr.errors import DamagedFileError, UsageError, shell_word
 from apr.formats.apr2.metadata import apr2_metadata
 from apr.formats.apr2.tokenizer import TENSOR_PREFIX, tokenizer_tensors
 from apr.formats.apr2.write import write_apr2
@@ -104,13 +111,14 @@ def import_checkpoint(
     with open_checkpoint(source) as opened:
         check_convertible(opened)
         checkpoint = opened if config_path is None else _with_config(opened, config_path)
+        check_texts(checkpoint)
         repair = None
         if unwraps:
             checkpoint, repair = with_repaired_names(checkpoint, model_tensors(checkpoint))
         options = RoadOptions(
             allowed_gates=allowed_gates or {},
             may_use_zoo=with_probe,
-            retry_command=f"apr import {{path}} -o {shlex.quote(str(output))}",
+            retry_command=f"apr import {{path}} -o {shell_word(output)}",
         )
         examination = examine_opened(checkpoint, options)
         findings = refuse_lies(examination)

@@ -14,7 +14,7 @@ from apr.demo.size import FULL, DemoSize
 from apr.demo.story import RESUMED_RUN, TRAINED_RUN, Story, tell
 from apr.demo.summary import summary_document
 from apr.demo.watching import DemoWatcher, SilentWatcher
-from apr.errors import InterruptedRunError
+from apr.errors import InterruptedRunError, shell_word
 from apr.loading.zoo import require_zoo
 from apr.reporting.drawing import chart_svg
 from apr.reporting.report import write_text
@@ -54,7 +54,9 @@ def run_demo(
         tell(story)
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
-            "the demo was interrupted", where=str(directory), remedy=f"apr demo --dir {directory} --force starts over"
+            "the demo was interrupted",
+            where=str(directory),
+            remedy=f"apr demo --dir {shell_word(directory)} --force starts over",
         ) from error
     finally:
         summary = plain(summary_document(story, time.perf_counter() - started_s))

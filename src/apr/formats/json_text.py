@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apr.errors import DamagedFileError
 from apr.formats.damage import damaged
 from apr.storage.reading import HeldDirectory, SourceFile
+
+DEEPEST_NESTING = 200
+"""Objects and lists inside each other; no config is nested 20 deep, and Python gives up somewhere below 1,000."""
 
 _FLOAT_TAG = "__float__"
 _TAGGED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -52,15 +56,33 @@ def parse_object(
         found = f"{error.reason} at byte {error.start}"
         raise damaged("the JSON is not UTF-8 text", path=path, place=place, expected="UTF-8", found=found) from error
     except RecursionError as error:
-        found = "values nested too deeply to be read"
-        raise damaged("the JSON is nested too deeply", path=path, place=place, expected="JSON", found=found) from error
+        raise _too_deep(path, place) from error
     except ValueError as error:
         found = str(error)[:200]
         raise damaged("the JSON cannot be read", path=path, place=place, expected="JSON", found=found) from error
     if not isinstance(document, dict):
         found = f"a JSON {type(document).__name__}"
         raise damaged("the JSON is not an object", path=path, place=place, expected="a JSON object", found=found)
+    if data.count(b"[") + data.count(b"{") > DEEPEST_NESTING and is_nested_too_deeply(document):
+        raise _too_deep(path, place)
     return document
+
+
+def is_nested_too_deeply(document: Any) -> bool:
+    """Whether lists and objects lie more than DEEPEST_NESTING deep inside each other; found without recursion."""
+    level = [document]
+    for _ in range(DEEPEST_NESTING + 1):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inside for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(path: Path, place: str | None) -> DamagedFileError:
+    expected = f"objects and lists at most {DEEPEST_NESTING} deep"
+    found = "values nested too deeply to be read"
+    return damaged("the JSON is nested too deeply", path=path, place=place, expected=expected, found=found)
 
 
 def read_object(path: Path, longest_bytes: int) -> dict[str, Any]:

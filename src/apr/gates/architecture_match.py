@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from apr.errors import shown_value
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import account, repair_commands, uniform_guess
@@ -34,7 +35,10 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
 def _refuse(facts: InitFacts, verdict: Verdict) -> Finding:
     claimed, candidates = verdict.claim.architecture, verdict.evidence.candidates
     shown = candidates[0].architecture if candidates else None
-    stamps = "; ".join(f"{stamp.place} {stamp.value!r}" for stamp, _ in verdict.claim.readings) or "no known stamp"
+    stamps = (
+        "; ".join(f"{stamp.place} {shown_value(stamp.value)}" for stamp, _ in verdict.claim.readings)
+        or "no known stamp"
+    )
     counts = f"; loaded as claimed: {account(facts.plan)}" if facts.plan is not None else ""
     if verdict.kind is VerdictKind.CONTRADICTION and shown is not None:
         message = f"the stamps say {claimed}, the tensors show {shown}"

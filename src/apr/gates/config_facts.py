@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from apr.errors import shell_word
 from apr.gates.config_values import plain_weights_called_quantised, unusable_values
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -13,6 +14,8 @@ from apr.loading.pinned import drifted_facts
 
 ID = "INV-INIT-CONFIG-001"
 _FLOATS = " (epsilons and rope bases with a decimal point: the key takes its type from the value)"
+
+_MOST_FIELDS_SAID = 40
 
 
 def _check(facts: InitFacts) -> Iterable[Finding]:
@@ -27,7 +30,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"{name} is recorded nowhere, and no tensor shows it",
             expected=f"{name} of {config.architecture} in the checkpoint's metadata or config",
             found="absent",
-            remedy=f"apr stamp {facts.local_path} --set {name}=VALUE -o OUT, with the value the model was trained with"
+            remedy=f"apr stamp {shell_word(facts.local_path)} --set {shell_word(name)}=VALUE -o OUT, "
+            "with the value the model was trained with"
             + (_FLOATS if config.architecture.naming is Naming.GGUF else ""),
         )
     for conflict in config.conflicts:
@@ -38,7 +42,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             expected="one value for each fact",
             found=conflict,
         )
-    undefined = unusable_values(config)
+    undefined = unusable_values(config)[:_MOST_FIELDS_SAID]
     for line in undefined:
         yield Finding(
             ID,
@@ -46,7 +50,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"a recorded fact is no number a model can compute with: {line}",
             expected="the value the model was trained with",
             found=line,
-            remedy=f"apr stamp {facts.local_path} --set {line.partition(' ')[0]}=VALUE -o OUT",
+            remedy=f"apr stamp {shell_word(facts.local_path)} --set {shell_word(line.partition(' ')[0])}=VALUE -o OUT",
         )
     method = None if facts.checkpoint is None else plain_weights_called_quantised(facts.checkpoint)
     if method is not None:
@@ -57,11 +61,11 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             expected=f"packed or 8-bit matrices, as {method} stores them, or no quantization_config",
             found="matrices of " + ", ".join(sorted(_matrix_dtypes(facts))),
             remedy="fetch the quantised weights, or, if they were unpacked on purpose: "
-            f"apr stamp {facts.local_path} --set quantization_config=null --in-place",
+            f"apr stamp {shell_word(facts.local_path)} --set quantization_config=null --in-place",
         )
     wrong_keys = tuple(key_findings(facts, ID))
     yield from wrong_keys
-    drifted = _drifted(facts)
+    drifted = _drifted(facts)[:_MOST_FIELDS_SAID]
     for line in drifted:
         yield Finding(
             ID,
@@ -69,7 +73,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             f"the config is not the one the weights were saved with: {line}",
             expected="the value pinned in the checkpoint's record",
             found=line,
-            remedy=f"restore the value, or, if it is meant: apr stamp {facts.local_path} --set NAME=VALUE -o OUT",
+            remedy="restore the value, or, if it is meant: "
+            f"apr stamp {shell_word(facts.local_path)} --set NAME=VALUE -o OUT",
         )
     if not (config.missing or config.conflicts or undefined or method or wrong_keys or drifted):
         defaulted = sorted({*_of_the_class(config)})

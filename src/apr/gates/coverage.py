@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 
+from apr.errors import in_lines, shell_word
 from apr.formats.peft.read import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAMES
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -88,13 +88,13 @@ def _adapter_beside(facts: InitFacts) -> Finding | None:
     directory = None if facts.checkpoint is None else facts.checkpoint.directory
     if directory is None or directory.is_remote or not directory.has(ADAPTER_CONFIG_NAME):
         return None
-    path = shlex.quote(str(directory.path))
+    path = shell_word(directory.path)
     if any(directory.has(name) for name in ADAPTER_WEIGHTS_NAMES):
         said = "where PEFT is installed, transformers' from_pretrained lays that adapter over these weights by itself"
         remedy = f"move the adapter into a directory of its own, and check it: apr preflight ADAPTER_DIR --base {path}"
     else:
         said = "where PEFT is installed, transformers' from_pretrained looks for the adapter's weights and fails"
-        remedy = f"remove it, if the adapter is merged: rm {shlex.quote(str(directory.path / ADAPTER_CONFIG_NAME))}"
+        remedy = f"remove it, if the adapter is merged: rm {shell_word(directory.path / ADAPTER_CONFIG_NAME)}"
     return Finding(
         ID,
         Status.UNCHECKED,
@@ -125,7 +125,7 @@ def _remedy(facts: InitFacts) -> str:
     claimed = facts.plan.target.architecture
     others = [each.architecture for each in facts.verdict.evidence.candidates if each.architecture != claimed]
     leftovers = (*facts.plan.ledger.unfilled, *facts.plan.ledger.unused, *facts.plan.ledger.raw_codes)
-    accept = f"to accept one tensor knowingly: {facts.allow_words.replace('{name}', leftovers[0])}"
+    accept = f"to accept one tensor knowingly: {facts.allow_words(min(leftovers, key=len))}"
     if others and others[0] == facts.verdict.claim.architecture:
         return f"the file is what it says it is: load it as {others[0]}; {accept}"
     if any(each.architecture == claimed for each in facts.verdict.evidence.candidates):
@@ -136,9 +136,9 @@ def _remedy(facts: InitFacts) -> str:
     if repair is not None:
         path = facts.local_path
         unwrapped = beside(path, ".unwrapped.apr", is_file=path.is_file())
-        return (
-            f"apr import {shlex.quote(str(path))} --unwrap -o {shlex.quote(str(unwrapped))}\n"
-            f"which renames every tensor ({repair.words}) and changes no byte; {accept}"
+        return in_lines(
+            f"apr import {shell_word(path)} --unwrap -o {shell_word(unwrapped)}",
+            f"which renames every tensor ({repair.words}) and changes no byte; {accept}",
         )
     return f"find the producer that wrote these names, or get a complete copy; {accept}"
 

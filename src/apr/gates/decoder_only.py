@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from apr.errors import shell_word
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.identity.types import Architecture, Kind, Naming
@@ -78,7 +78,7 @@ def _ahead(facts: InitFacts, architecture: Architecture, key: str, value: Any) -
         expected=f"{key} absent or {right}",
         found=said,
         remedy="name a causal language model; if the value is wrong: "
-        f"apr stamp {shlex.quote(str(facts.local_path))} --set {key}={right} --in-place",
+        f"apr stamp {shell_word(facts.local_path)} --set {key}={right} --in-place",
     )
 
 

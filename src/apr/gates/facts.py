@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apr.errors import AprError
+from apr.errors import AprError, shell_word
 from apr.formats.base import Checkpoint, IntegrityProblem
 from apr.gates.finding import Finding
 from apr.identity.types import Architecture, Kind, ResolvedConfig, Verdict
@@ -65,6 +65,11 @@ class Written(NamedTuple):
     resident_digests: Mapping[str, str]
 
 
+def allow_on_the_command_line(name: str) -> str:
+    """How `apr preflight` and its like let the tensor `name` through."""
+    return f"--allow {shell_word(f'{name}=REASON', is_quoted=True)}"
+
+
 class InitFacts(NamedTuple):
     """Everything known about one intended start; None means that stage has not been reached (or could not be).
 
@@ -72,9 +77,9 @@ class InitFacts(NamedTuple):
     config_error: why no config could be resolved. plan_note: why there is no load plan. probe_error: why the loaded
     model could not be tried. buffer_names: stored tensors that a model in memory holds as buffers, which may be masks,
     counters or constants. retry_command: the command line to run after a repair, with `{path}` for the checkpoint.
-    allow_words: how this caller lets one tensor through, with `{name}` for the tensor. download: how a checkpoint on
-    another machine comes to this one, None for one that is here. has_asked_zoo: whether the installed transformers was
-    asked for classes that the atlas does not have.
+    allow_words: how this caller lets the tensor of a name through. download: how a checkpoint on another machine comes
+    to this one, None for one that is here. has_asked_zoo: whether the installed transformers was asked for classes that
+    the atlas does not have.
     """
 
     path: Path
@@ -101,7 +106,7 @@ class InitFacts(NamedTuple):
     written: Written | None = None
     buffer_names: frozenset[str] = frozenset()
     retry_command: str = "apr pretrain --init {path} ..."
-    allow_words: str = "--allow '{name}=REASON'"
+    allow_words: Callable[[str], str] = allow_on_the_command_line
     allowed_tensors: Mapping[str, str] = MappingProxyType({})
     download: Download | None = None
     has_asked_zoo: bool = False

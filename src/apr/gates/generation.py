@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from apr.errors import shown_value
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import folded
@@ -30,8 +31,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             ID,
             Status.REFUSE,
             f"the written config differs from the model's in {', '.join(changed)}",
-            expected=f"{changed[0]} = {written.config.get(changed[0])!r}",
-            found=f"{changed[0]} = {recorded.get(changed[0])!r}",
+            expected=f"{changed[0]} = {shown_value(written.config.get(changed[0]))}",
+            found=f"{changed[0]} = {shown_value(recorded.get(changed[0]))}",
         )
     yield from _compare_weights(facts)
     if claimed == written.architecture and not changed:

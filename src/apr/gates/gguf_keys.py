@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 
+from apr.errors import shell_word
 from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.identity.types import Naming
@@ -40,8 +40,8 @@ def key_findings(facts: InitFacts, config_id: str) -> Iterator[Finding]:
 
 def stamp_line(facts: InitFacts, settings: Iterable[str]) -> str:
     """The command that sets keys of the file where it stands."""
-    given = " ".join(f"--set {shlex.quote(each)}" for each in settings)
-    return f"apr stamp {shlex.quote(str(facts.local_path))} {given} --in-place"
+    given = " ".join(f"--set {shell_word(each)}" for each in settings)
+    return f"apr stamp {shell_word(facts.local_path)} {given} --in-place"
 
 
 def token_findings(facts: InitFacts, rows: int, fits_id: str) -> Iterator[Finding]:

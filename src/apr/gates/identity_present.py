@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from apr.errors import shown_value
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.presence import refusal
@@ -54,8 +55,8 @@ def _problems(facts: InitFacts) -> Iterable[Finding]:
             Status.REFUSE,
             "no single architecture is claimed, so its dimensions cannot be read",
             expected="stamps that name one known architecture",
-            found=", ".join(f"{stamp.place} {stamp.value!r}" for stamp, _ in claim.readings)
-            or ", ".join(f"{stamp.place} {stamp.value!r}" for stamp in claim.unknown),
+            found=", ".join(f"{stamp.place} {shown_value(stamp.value)}" for stamp, _ in claim.readings)
+            or ", ".join(f"{stamp.place} {shown_value(stamp.value)}" for stamp in claim.unknown),
         )
     else:
         for name in DIMENSIONS:
@@ -66,7 +67,7 @@ def _problems(facts: InitFacts) -> Iterable[Finding]:
                     Status.REFUSE,
                     f"{name} is not a sane dimension",
                     expected="a positive integer",
-                    found=f"{value!r}",
+                    found=shown_value(value),
                 )
         for name, sane, found in _absurd(facts.config.values):
             yield Finding(ID, Status.REFUSE, f"{name} is not a sane number", expected=sane, found=f"{found}")

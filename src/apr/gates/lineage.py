@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from apr.errors import shell_word
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.loading.digest import TensorDigest, weights_digest
@@ -64,7 +65,7 @@ def _check_bytes(facts: InitFacts) -> Iterable[Finding]:
             f"{len(changed)} tensors hold other bytes than were recorded when the checkpoint was written",
             expected=f"{changed[0]}: blake3 {recorded[changed[0]]}",
             found=f"{changed[0]}: blake3 {facts.values[changed[0]].blake3_hex}",
-            remedy=f"restore an intact copy of {facts.path}",
+            remedy=f"restore an intact copy of {shell_word(facts.path)}",
         )
     else:
         yield Finding(ID, Status.PASS, f"{len(recorded)} tensor digests are those recorded when it was written")

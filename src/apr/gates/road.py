@@ -18,7 +18,7 @@ from apr.formats.base import Checkpoint, Stamp, StampKey
 from apr.formats.dtypes import DType
 from apr.formats.registry import open_checkpoint
 from apr.gates.coverage import unloadable
-from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written
+from apr.gates.facts import Fresh, InitFacts, Stage, Step0, TokenizerFacts, Written, allow_on_the_command_line
 from apr.gates.finding import Finding, Status
 from apr.gates.identification import identify
 from apr.gates.presence import refusal
@@ -43,7 +43,7 @@ class RoadOptions(NamedTuple):
     file's own. may_use_zoo: whether torch may be imported when the atlas cannot tell a class's tensors exactly.
     allowed_tensors, allowed_gates: name or id to the user's reason.
     retry_command: shown after a repair recipe, with `{path}` for the repaired checkpoint. allow_words: how this caller
-    lets one tensor through, with `{name}` for the tensor. load_as: a class or model type to take for the claim in
+    lets the tensor of a name through. load_as: a class or model type to take for the claim in
     place of every stamp ("what if it were loaded as ..."). download: how a checkpoint on another machine comes to this
     one, which remedies then begin with.
     """
@@ -55,7 +55,7 @@ class RoadOptions(NamedTuple):
     allowed_tensors: Mapping[str, str] = _NO_REASONS
     allowed_gates: Mapping[str, str] = _NO_REASONS
     retry_command: str = "apr pretrain --init {path} ..."
-    allow_words: str = "--allow '{name}=REASON'"
+    allow_words: Callable[[str], str] = allow_on_the_command_line
     load_as: str | None = None
     download: Download | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from apr.errors import UsageError
+from apr.errors import UsageError, in_lines, shell_word
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.table import GATES
@@ -30,8 +30,8 @@ def _spoken(gate: Gate, facts: InitFacts) -> Iterator[Finding]:
     """What `gate` finds; a remedy for a checkpoint on another machine begins with bringing it to this one."""
     for finding in gate.check(facts):
         remedy, download = finding.remedy, facts.download
-        if download is not None and remedy is not None and _names(remedy, str(download.local)):
-            yield finding._replace(remedy=f"{download.command}\n{remedy}")
+        if download is not None and remedy is not None and _names(remedy, shell_word(download.local)):
+            yield finding._replace(remedy=in_lines(download.command, remedy))
         else:
             yield finding
 

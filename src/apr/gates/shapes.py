@@ -34,7 +34,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
 def _remedy(facts: InitFacts, name: str) -> str:
     assert facts.plan is not None
     if facts.plan.target.origin == "the model":
-        allow = facts.allow_words.replace("{name}", name)
+        allow = facts.allow_words(name)
         return f"load it with the sizes of the checkpoint, or name each tensor that the run makes anew: {allow}"
     return "correct the dimensions the checkpoint records (`apr inspect` shows which), or get the matching file"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 
+from apr.errors import in_lines, shell_word, shown_value
 from apr.formats.base import Stamp
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -59,14 +59,14 @@ def _way_out(facts: InitFacts, stamp: Stamp) -> str | None:
         return (
             f"pip install -U transformers, where {stamp.value} is newer than the one installed; else correct the name"
         )
-    return (
-        f"apr preflight {shlex.quote(str(facts.local_path))} --load\n"
-        f"which builds {stamp.value} itself where the installed transformers has it, and accounts for every tensor"
+    return in_lines(
+        f"apr preflight {shell_word(facts.local_path)} --load",
+        f"which builds {stamp.value} itself where the installed transformers has it, and accounts for every tensor",
     )
 
 
 def _say(stamp: Stamp) -> str:
-    return f"{stamp.place} says {stamp.value!r}"
+    return f"{stamp.place} says {shown_value(stamp.value)}"
 
 
 GATE = Gate(ID, "all stamps agree with each other", Stage.HEADERS, _check)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from apr.errors import shell_word
 from apr.formats.dtypes import DType
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -40,7 +41,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
         f"{len(shown)} rotary tables in the file were made with another base than the config records ({name})",
         expected=f"a base of {recorded:g}, as the config says",
         found=f"frequencies down to {facts.values[name].minimum:.4g}, which are those of a base of {base:.4g}",
-        remedy=f"restore the base the model was trained with: apr stamp {facts.local_path} --set rope_theta=VALUE "
+        remedy=f"restore the base the model was trained with: "
+        f"apr stamp {shell_word(facts.local_path)} --set rope_theta=VALUE "
         "--in-place",
     )
 

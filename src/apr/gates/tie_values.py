@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from apr.errors import AprError
+from apr.errors import AprError, shell_word
 from apr.gates.facts import InitFacts
 from apr.gates.finding import Finding, Status
 from apr.gates.words import VALUES_ID
@@ -47,7 +46,7 @@ def _remedy(facts: InitFacts, name: str, partner: str) -> str:
     if _may_be_untied(facts, name):
         return (
             "if the head was trained apart, the config must say so: "
-            f"apr stamp {shlex.quote(str(facts.local_path))} --set {TIE_FLAG}=false -o OUT"
+            f"apr stamp {shell_word(facts.local_path)} --set {TIE_FLAG}=false -o OUT"
         )
     return f"one of the two is wrong, and the file does not tell which: get a copy in which {name} equals {partner}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from apr.errors import shell_word
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.gguf_keys import token_findings
@@ -62,7 +63,7 @@ def _check_same(facts: InitFacts) -> Iterable[Finding]:
             "the tokenizer turns text into other ids than the one the weights were trained with",
             expected=f"output hash {recorded}",
             found=f"output hash {given.output_hash} ({given.place})",
-            remedy=f"apr export {facts.local_path} --format hf -o DIR, "
+            remedy=f"apr export {shell_word(facts.local_path)} --format hf -o DIR, "
             "then encode the corpus with the tokenizer in DIR",
         )
 

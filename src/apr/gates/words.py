@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from apr.errors import shell_word
+from apr.errors import in_lines, shell_word, shown_name, shown_value
 from apr.gates.facts import InitFacts
 from apr.identity.folding import fold_names
 from apr.identity.types import Architecture, Naming
@@ -25,7 +25,9 @@ VALUES_REMEDY = (
 def folded(names: tuple[str, ...]) -> str:
     """Names in folded form with their counts: `model.layers.{0–23}.self_attn.{q,k,v}_proj.bias (72)`."""
     groups = fold_names(names)
-    shown = [f"{name} ({count})" if count > 1 else name for name, count in groups[:MOST_NAMES_SHOWN]]
+    shown = [
+        f"{shown_name(name)} ({count})" if count > 1 else shown_name(name) for name, count in groups[:MOST_NAMES_SHOWN]
+    ]
     if len(groups) > MOST_NAMES_SHOWN:
         shown.append(f"and {len(groups) - MOST_NAMES_SHOWN} more groups")
     return ", ".join(shown)
@@ -33,7 +35,7 @@ def folded(names: tuple[str, ...]) -> str:
 
 def settings(names: Iterable[str], values: Mapping[str, object]) -> str:
     """`name = value; ...` for the fields of a config that are talked about; None for one that is not there."""
-    return "; ".join(f"{name} = {values.get(name)!r}" for name in names)
+    return "; ".join(f"{name} = {shown_value(values.get(name))}" for name in names)
 
 
 def account(plan: LoadPlan) -> str:
@@ -71,9 +73,9 @@ def repair_commands(facts: InitFacts, architecture: Architecture) -> str:
     is_file = path.is_file() if facts.download is None else facts.download.is_file
     repaired = repaired_path(path, architecture, is_file)
     if architecture.naming is Naming.GGUF:
-        return f"{stamp_recipe(path, architecture, repaired)}\napr preflight {shell_word(repaired)}"
+        return in_lines(stamp_recipe(path, architecture, repaired), f"apr preflight {shell_word(repaired)}")
     retry = facts.retry_command.replace("{path}", shell_word(repaired))
-    return f"{stamp_recipe(path, architecture, repaired)}\n{retry}"
+    return in_lines(stamp_recipe(path, architecture, repaired), retry)
 
 
 def repaired_path(path: Path, architecture: Architecture, is_file: bool) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from apr.errors import shortened, shown_text
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
 from apr.identity.entries import Entry, is_below_one_for_unset, own_name
@@ -18,6 +19,8 @@ from apr.identity.types import Architecture, Naming, Origin, ResolvedConfig
 
 _OF_THE_FILE = frozenset({"architectures", "model_type", "auto_map", "transformers_version", "_name_or_path"})
 """Keys of a config that describe the file, not the model; the asked architecture takes their place."""
+
+_LONGEST_CONFLICT = 1000
 
 
 def resolve_config(checkpoint: Checkpoint, architecture: Architecture) -> ResolvedConfig:
@@ -39,7 +42,7 @@ def resolve_config(checkpoint: Checkpoint, architecture: Architecture) -> Resolv
         values=MappingProxyType({**draft.values, "model_type": architecture.model_type}),
         origins=MappingProxyType(draft.origins),
         missing=tuple(draft.missing),
-        conflicts=tuple(draft.conflicts),
+        conflicts=tuple(shortened(line, _LONGEST_CONFLICT) for line in draft.conflicts),
     )
 
 
@@ -74,7 +77,10 @@ def _renamed(config: Mapping[str, Any], entry: Entry, place: str, conflicts: lis
         name = own_name(entry, key)
         name = name if name in entry.defaults else own_name(entry, common.get(key, key))
         if name in renamed and renamed[name] != value:
-            conflicts.append(f"{place} says {keys[name]} {renamed[name]} and {key} {value}, which are one field")
+            conflicts.append(
+                f"{place} says {keys[name]} {shown_text(renamed[name])} and {key} {shown_text(value)}, "
+                "which are one field"
+            )
         renamed[name], keys[name] = value, key
     return renamed
 
@@ -102,7 +108,7 @@ def _compare_with_typed(draft: Draft, checkpoint: Checkpoint, entry: Entry, plac
         else:
             recorded = draft.values.get(typed_name(entry, key))
         if not agree(recorded, typed):
-            draft.conflicts.append(f"the metadata says {key} {typed}, {place} says {recorded}")
+            draft.conflicts.append(f"the metadata says {key} {shown_text(typed)}, {place} says {shown_text(recorded)}")
 
 
 def _compare_with_tensors(draft: Draft, checkpoint: Checkpoint, entry: Entry, place: str) -> None:
@@ -112,4 +118,4 @@ def _compare_with_tensors(draft: Draft, checkpoint: Checkpoint, entry: Entry, pl
     for name, solved in account.dimensions.items():
         recorded = draft.values.get(name)
         if is_number(recorded) and recorded != solved and not is_below_one_for_unset(entry, name, recorded):
-            draft.conflicts.append(f"{place} says {name} {recorded}, the tensors show {solved}")
+            draft.conflicts.append(f"{place} says {name} {shown_text(recorded)}, the tensors show {solved}")

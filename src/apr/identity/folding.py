@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
+
+LONGEST_FOLDED = 512
+MOST_COMPONENTS, MOST_NUMBERS = 32, 8
+MOST_MERGED = 10_000
+"""Beyond these a name, or a whole list of names, is not one that a model has, and folding it would take for ever.
+
+Names of published models have at most 140 characters, 16 components and 3 numbers, and fold into some hundred groups.
+"""
 
 _ALTERNATIVES_SHOWN = 12
 _LETTER_LAST = r"attn_[qkv]|ffn_(gate|up|down)"
@@ -14,24 +23,47 @@ def fold_names(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
 
     `model.layers.{0–23}.self_attn.{q,k,v}_proj.bias` with 72: numeric components become ranges (gaps shown as
     `{0–3,5}`), then names that differ in one word of one component become alternatives. No name is lost or counted
-    twice; a name without siblings is returned as it is with count 1.
+    twice; a name without siblings, or beyond the limits above, is returned as it is with count 1.
     """
-    groups: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    return _folded(tuple(names))
+
+
+# One refusal shows the same names in several sentences.
+@lru_cache(maxsize=8)
+def _folded(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    groups: dict[_Template, list[tuple[int, ...]]] = {}
     for name in dict.fromkeys(names):
         template, numbers = _split_numbers(name)
         groups.setdefault(template, []).append(numbers)
     folded: list[tuple[tuple[str, ...], int]] = []
     for template, rows in groups.items():
         folded.extend((_fill(template, columns), count) for columns, count in _fold_numbers(rows))
-    folded = _fold_alternatives(folded)
+    if len(folded) <= MOST_MERGED:
+        folded = _fold_alternatives(folded)
     return tuple(sorted((".".join(parts), count) for parts, count in folded))
 
 
-def _split_numbers(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+_Template = tuple[str | None, ...]
+"""The components of a name, None where a number stood."""
+
+
+def _split_numbers(name: str) -> tuple[_Template, tuple[int, ...]]:
+    if len(name) > LONGEST_FOLDED or name.count(".") >= MOST_COMPONENTS:
+        return (name,), ()
     parts = name.split(".")
-    is_number = [part.isascii() and part.isdigit() and str(int(part[:12])) == part for part in parts]
-    template = tuple("\0" if number else part for part, number in zip(parts, is_number, strict=True))
-    return template, tuple(int(part) for part, number in zip(parts, is_number, strict=True) if number)
+    template = tuple([None if _is_number(part) else part for part in parts])
+    count = template.count(None)
+    if not count:
+        return tuple(parts), ()
+    if count > MOST_NUMBERS:
+        return (name,), ()
+    return template, tuple([int(part) for part, kept in zip(parts, template, strict=True) if kept is None])
+
+
+@lru_cache(maxsize=4096)
+def _is_number(part: str) -> bool:
+    """Whether `part` is a whole number as `str` writes it, of at most 12 digits."""
+    return part.isdecimal() and part.isascii() and len(part) <= 12 and (part[0] != "0" or part == "0")
 
 
 def _fold_numbers(rows: list[tuple[int, ...]]) -> list[tuple[tuple[str, ...], int]]:
@@ -75,9 +107,9 @@ def _range_text(numbers: list[int]) -> str:
     return "{" + ",".join(pieces) + "}"
 
 
-def _fill(template: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+def _fill(template: _Template, columns: tuple[str, ...]) -> tuple[str, ...]:
     filled = iter(columns)
-    return tuple(next(filled) if part == "\0" else part for part in template)
+    return tuple(next(filled) if part is None else part for part in template)
 
 
 def _fold_alternatives(folded: list[tuple[tuple[str, ...], int]]) -> list[tuple[tuple[str, ...], int]]:

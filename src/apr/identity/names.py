@@ -48,8 +48,11 @@ def file_names(shapes: Shapes, placeholders: frozenset[str] = frozenset()) -> Fi
     rows: dict[str, dict[Numbers, str]] = {}
     for name in shapes:
         parts = name.split(".")
-        numbers = tuple([int(part) for part in parts if is_number(part)])
-        pattern = ".".join(["#" if is_number(part) else part for part in parts]) if numbers else name
+        template = ["#" if is_number(part) else part for part in parts]
+        numbers: Numbers = ()
+        if template != parts:
+            numbers = tuple([int(part) for part in parts if is_number(part)])
+        pattern = ".".join(template) if numbers else name
         rows.setdefault(pattern, {})[numbers] = name
     return FileNames(shapes, placeholders, {pattern: make_group(found, shapes) for pattern, found in rows.items()})
 

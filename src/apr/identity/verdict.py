@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from apr.errors import AprError, shell_word
+from apr.errors import AprError, shell_word, shown_value
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas, uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
@@ -76,9 +76,10 @@ def _computes_the_same(candidate: Candidate, claimed: Architecture) -> bool:
 
 def _without_claim(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     reasons = [
-        f"{one.place} says {one.value!r}, but {two.place} says {two.value!r}" for one, two in claim.disagreements
+        f"{one.place} says {shown_value(one.value)}, but {two.place} says {shown_value(two.value)}"
+        for one, two in claim.disagreements
     ]
-    reasons += [f"{stamp.place} says {stamp.value!r}, which is not in the atlas" for stamp in claim.unknown]
+    reasons += [f"{stamp.place} says {shown_value(stamp.value)}, which is not in the atlas" for stamp in claim.unknown]
     if not reasons:
         reasons.append("the checkpoint does not say what it is")
     if evidence.candidates:
@@ -161,8 +162,8 @@ def _types(candidates: Sequence[Candidate]) -> str:
 def stamp_recipe(checkpoint_path: Path, architecture: Architecture, output: Path) -> str:
     """The exact command that writes the checkpoint, stamped as `architecture`, to `output`."""
     if architecture.naming is Naming.GGUF:
-        source, target = shell_word(checkpoint_path), shell_word(output)
-        return f"apr stamp {source} --architecture {architecture.model_type} -o {target}"
+        named = f"--architecture {architecture.model_type}"
+        return f"apr stamp {shell_word(checkpoint_path)} {named} -o {shell_word(output)}"
     return (
         f"apr stamp {shell_word(checkpoint_path)} --architecture {architecture.model_type} "
         f"--hf-architecture {architecture.class_name} --hf-model-type {architecture.model_type} "

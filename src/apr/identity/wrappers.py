@@ -11,6 +11,7 @@ from apr.errors import RefusedError, UsageError
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import load_atlas
 from apr.identity.candidates import CANONICAL, explaining_entries
+from apr.identity.latest import Latest
 from apr.identity.names import FileNames, file_names
 
 WRAPPER_PARTS = {
@@ -35,6 +36,9 @@ class Repair(NamedTuple):
     model_type: str
 
 
+_repair: Latest[FileNames, Repair | None] = Latest()
+
+
 def describe_wrapping(names: FileNames) -> list[str]:
     """Sentences naming the wrapper that explains why nothing fits, and what the tensors are without it."""
     found = []
@@ -54,6 +58,11 @@ def describe_wrapping(names: FileNames) -> list[str]:
 
 def repair_of(names: FileNames) -> Repair | None:
     """The first renaming of the kinds that wrappers and base classes make after which an architecture explains all."""
+    # The reasons and the remedy of one refusal both ask.
+    return _repair.get(names, lambda: _find_repair(names))
+
+
+def _find_repair(names: FileNames) -> Repair | None:
     for words, renaming in _renamings(names):
         shapes = {new: names.shapes[old] for old, new in renaming.items()}
         fitting = _fits(file_names(shapes, names.placeholders))

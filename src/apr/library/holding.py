@@ -84,8 +84,12 @@ class Terms:
             allowed_tensors=self.allowed_tensors,
             allowed_gates=self.allowed_gates,
             retry_command="# then load {path} instead",
-            allow_words="allowed_tensors={'{name}': 'REASON'}",
+            allow_words=_allow_in_python,
         )
+
+
+def _allow_in_python(name: str) -> str:
+    return f"allowed_tensors={{{name!r}: 'REASON'}}"
 
 
 @dataclass(frozen=True)

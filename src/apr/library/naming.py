@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ def checkpoint_names(stored: Collection[str], resident: Collection[str], name_ma
         raise RefusedError(
             "the name map is no bijection between checkpoint and module",
             expected="checkpoint name -> module name, each side once",
-            found="\n".join(problems[:12]),
+            found=in_lines(*problems[:12]),
             remedy="correct name_map",
             invariant="INV-INIT-COVERAGE-001",
         )

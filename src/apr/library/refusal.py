@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination
 from apr.gates.road import refuse_unless_accepted as refuse_on_the_road
@@ -29,8 +29,8 @@ def refused(what: str, findings: Iterable[Finding], *, where: str | None = None)
     return RefusedError(
         what,
         where=where,
-        found="\n".join(line for finding in refusals for line in _lines(finding)),
-        remedy="\n".join(remedies) or None,
+        found=in_lines(*(line for finding in refusals for line in _lines(finding))),
+        remedy=in_lines(*remedies) if remedies else None,
         invariant=refusals[0].id if refusals else None,
         findings=tuple(finding.to_json() for finding in refusals),
     )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, shell_word
 
 _HUB_KEYWORDS = ("cache_dir", "revision", "token", "subfolder")
 
@@ -29,7 +29,7 @@ def resolve_source(name: str | os.PathLike[str], **hub: Any) -> Path:
             where=str(name),
             expected="a local directory or file, or a hub id that was downloaded before",
             found="neither",
-            remedy=f"download it first: hf download {name}",
+            remedy=f"download it first: hf download {shell_word(name)}",
             invariant="FALSIFY-APR-PRETRAIN-INIT-003",
         )
     return snapshot

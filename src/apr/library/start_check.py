@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 from apr.formats.peft.read import is_adapter_directory
 from apr.gates import fresh_state as fresh_gate
 from apr.gates.adapters.facts import open_adapter
@@ -198,7 +198,7 @@ def _with_hint(error: RefusedError, terms: StartTerms, step: int) -> RefusedErro
         where=error.where,
         expected=error.expected,
         found=error.found,
-        remedy=f"{hint}\n{error.remedy}" if error.remedy else hint,
+        remedy=in_lines(hint, error.remedy) if error.remedy else hint,
         invariant=error.invariant,
         findings=error.findings,
     )

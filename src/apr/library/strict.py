@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr.errors import AprError, RefusedError
+from apr.errors import AprError, RefusedError, in_lines, shell_word
 from apr.formats.peft.read import is_adapter_directory
 from apr.formats.registry import open_checkpoint
 from apr.gates.adapters.facts import open_adapter
@@ -193,7 +192,7 @@ def _refuse_unverifiable(cls: type[Any], name: object, kwargs: Mapping[str, Any]
             f"{cls.__name__}.from_pretrained cannot be verified here",
             where=str(name),
             expected="a local directory or hub id, loaded as it is",
-            found="\n".join(reasons),
+            found=in_lines(*reasons),
             remedy="load it outside of the strict block, and check it with apr.verify_loaded if its weights are plain",
             invariant="INV-INIT-RECEIPT-001",
         )
@@ -215,9 +214,11 @@ def _refuse_renamed(cls: type[Any], path: Path, key_mapping: Mapping[str, str] |
             where=str(path),
             expected="tensors that have the names of the class they claim",
             found=f"key_mapping renames {len(renamed)} of them: {folded(tuple(renamed))}",
-            remedy=f"rename them once, in a copy: apr import {shlex.quote(str(path))} --unwrap -o OUT\n"
-            "or load outside of the strict block, and prove what was loaded: apr.verify_loaded(model, path, "
-            f"allowed_gates={{'{ARCHITECTURE_ID}': 'REASON'}})",
+            remedy=in_lines(
+                f"rename them once, in a copy: apr import {shell_word(path)} --unwrap -o OUT",
+                "or load outside of the strict block, and prove what was loaded: apr.verify_loaded(model, path, "
+                f"allowed_gates={{'{ARCHITECTURE_ID}': 'REASON'}})",
+            ),
             invariant=ARCHITECTURE_ID,
         )
 

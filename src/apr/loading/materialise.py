@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from apr.errors import DamagedFileError, RefusedError, UsageError
+from apr.errors import DamagedFileError, RefusedError, UsageError, in_lines
 from apr.formats.base import Checkpoint, TensorEntry
 from apr.formats.dtypes import ENCODINGS, DType
 from apr.loading.ledger import Assignment, LoadPlan
@@ -188,7 +188,7 @@ def _refuse_incomplete(report: Mapping[str, object], plan: LoadPlan, checkpoint:
             "the model zoo's loader disagrees with the load plan",
             where=str(checkpoint.path),
             expected="nothing missing, unexpected, mismatched or in error",
-            found="\n".join(f"{key}: {', '.join(value[:5])}" for key, value in sorted(problems.items())),
+            found=in_lines(*(f"{key}: {', '.join(value[:5])}" for key, value in sorted(problems.items()))),
             invariant="INV-INIT-COVERAGE-001",
         )
 

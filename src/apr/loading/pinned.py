@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isclose
 from typing import Any
 
+from apr.errors import shown_value
 from apr.identity.rope import is_number
 from apr.identity.running_options import CONTEXT_LENGTHS, is_running_option
 
@@ -70,7 +71,9 @@ def drifted_facts(
     lines = []
     for name, before in pinned.items():
         if name in now and name not in stamped and not _same(before, now[name]):
-            lines.append(f"{name} was {before!r} when the weights were saved and is {now[name]!r} now")
+            lines.append(
+                f"{name} was {shown_value(before)} when the weights were saved and is {shown_value(now[name])} now"
+            )
     return tuple(lines)
 
 

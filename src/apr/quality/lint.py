@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from apr.errors import AprError, RefusedError, shell_word
+from apr.errors import AprError, RefusedError, shell_word, shortened
 from apr.formats.base import Checkpoint, Format
 from apr.identity.types import Verdict, VerdictKind
 from apr.identity.verdict import give_verdict
@@ -88,7 +88,7 @@ def _keys(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:
     for line in config.conflicts:
         yield Issue(Level.ERROR, "Identity", line, "correct the key, or get the file that goes with it")
     for key in config.missing:
-        suggestion = f"{_command(checkpoint)} --set {key}=VALUE --in-place"
+        suggestion = f"{_command(checkpoint)} --set {shell_word(key)}=VALUE --in-place"
         yield Issue(Level.WARN, "Identity", f"{key} is recorded nowhere, so readers have to guess it", suggestion)
     for fault in key_faults(checkpoint, verdict.claim.architecture.model_type, config.values):
         settings = " ".join(f"--set {shell_word(each)}" for each in fault.settings)
@@ -115,7 +115,7 @@ def _provenance(checkpoint: Checkpoint, _: Verdict) -> Iterator[Issue]:
         try:
             check(value, option=option)
         except RefusedError as error:
-            yield Issue(Level.WARN, "Metadata", f"{key} = {value!r}: {error.what}", suggestion)
+            yield Issue(Level.WARN, "Metadata", f"{key} = {shortened(repr(value), 200)}: {error.what}", suggestion)
 
 
 def _tokenizer(checkpoint: Checkpoint, verdict: Verdict) -> Iterator[Issue]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from apr.errors import AprError, RefusedError
+from apr.errors import AprError, RefusedError, shortened
 from apr.formats.base import Checkpoint, Format, Stamp
 from apr.identity.types import Verdict, VerdictKind
 from apr.quality.facts import dimensions, dimensions_shown, identity_stamps, model_rows, text_stamp
@@ -144,11 +144,11 @@ def _provenance(checkpoint: Checkpoint) -> Iterator[Item]:
             yield _item("provenance", name, maximum, False, "", "not stated")
             continue
         problem = _placeholder_problem(text) if name == "data_source" else _license_problem(text)
-        yield _item("provenance", name, maximum, problem is None, text, problem)
+        yield _item("provenance", name, maximum, problem is None, shortened(text, 2000), problem)
 
 
 def _placeholder_problem(text: str) -> str | None:
-    return f"{text!r} is a placeholder" if is_placeholder(text) else None
+    return f"{shortened(repr(text), 200)} is a placeholder" if is_placeholder(text) else None
 
 
 def _license_problem(text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 from apr.formats.base import Checkpoint, Format
 from apr.identity.claim import normalise, read_stamp
 from apr.identity.types import Architecture, Claim, Naming
@@ -31,7 +31,7 @@ class ShownIdentity(NamedTuple):
             "the tensors do not decide what this checkpoint is",
             where=str(path),
             expected="tensors that one known architecture explains",
-            found="\n".join(self.notes),
+            found=in_lines(*self.notes),
             remedy=f"add {self.option} for the one it is, if you know",
             invariant=TRUTH_ID,
         )

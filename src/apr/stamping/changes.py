@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from apr.errors import RefusedError, UsageError
+from apr.errors import RefusedError, UsageError, in_lines, shell_word
 from apr.stamping.licenses import canonical_license, checked_source
 
 IDENTITY_FIELDS = ("architecture", "hf_architecture", "hf_model_type")
@@ -105,9 +105,9 @@ def checked_changes(changes: StampChanges) -> StampChanges:
         raise RefusedError(
             "; ".join(problem.what for problem in problems),
             where=", ".join(str(problem.where) for problem in problems),
-            expected="\n".join(f"{problem.where}: {problem.expected}" for problem in problems),
-            found="\n".join(f"{problem.where}: {problem.found}" for problem in problems),
-            remedy="\n".join(str(problem.remedy) for problem in problems),
+            expected=in_lines(*(f"{problem.where}: {problem.expected}" for problem in problems)),
+            found=in_lines(*(f"{problem.where}: {problem.found}" for problem in problems)),
+            remedy=in_lines(*(problem.remedy or "" for problem in problems)),
             invariant="INV-APR-PROV-003",
         )
     return changes._replace(**cleaned)
@@ -138,7 +138,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
             where=f"--set {key}",
             expected="a JSON value; a text in double quotes",
             found=f"{value!r}: {error}",
-            remedy=f"--set '{key}={json.dumps(value)}' for a text",
+            remedy=f"--set {shell_word(f'{key}={json.dumps(value)}', is_quoted=True)} for a text",
         ) from error
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from apr.errors import UsageError
+from apr.errors import UsageError, shell_word
 from apr.identity.atlas import load_atlas
 from apr.stamping.changes import StampChanges
 from apr.stamping.history import Change, change_of
@@ -88,7 +88,7 @@ def _with_objects(config: Mapping[str, Any], place: str, settings: Mapping[str, 
                 where=f"--set {key}",
                 expected="the name of a field, or of a value inside an object that is there",
                 found=f"{head}: {type(config[head]).__name__}" if head in config else f"no {head}",
-                remedy=f"set the whole object: --set '{head}={{...}}'",
+                remedy=f"set the whole object: --set {shell_word(f'{head}={{...}}', is_quoted=True)}",
             )
         placed[head] = inside
     return placed

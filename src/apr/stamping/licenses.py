@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, shortened
 
 PLACEHOLDERS = frozenset(
     [
@@ -70,6 +70,10 @@ LICENSE_REFERENCE_PREFIX = "LicenseRef-"
 _OUTSIDE_IDS = re.compile(r"[\s()]+")
 
 
+LONGEST_LICENSE = 1024
+"""Characters of an SPDX expression; whoever gives more has given the text of a licence."""
+
+
 def is_placeholder(text: str) -> bool:
     """Whether `text` says nothing: no letter or digit, a placeholder word or a row of them, or one inside
     `LicenseRef-`, `<...>` or `[...]`. Characters that are not seen (a zero-width space) say nothing either."""
@@ -91,6 +95,9 @@ def canonical_license(text: str, *, option: str) -> str:
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+    if len(text) > LONGEST_LICENSE:
+        what = f"{len(text)} characters, where {LONGEST_LICENSE} name every licence"
+        raise _refused(shortened(text, 80), option, what, f"{option} Apache-2.0")
     named = [word for word in _OUTSIDE_IDS.split(text) if word.lower().startswith(LICENSE_REFERENCE_PREFIX.lower())]
     if is_placeholder(text) or any(map(is_placeholder, named)):
         raise _refused(text, option, "a placeholder, which says nothing", f"{option} Apache-2.0")

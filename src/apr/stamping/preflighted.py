@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from apr.errors import RefusedError
+from apr.errors import RefusedError, in_lines
 from apr.formats.base import Checkpoint
 from apr.formats.json_text import is_same
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
@@ -43,7 +43,7 @@ def check_stays_accepted(edit: Edit, entry: Mapping[str, Any], force_reason: str
         f"the checkpoint is accepted as it stands, and would be refused once it is stamped: {refusals[0].message}",
         where=str(edit.before.path),
         expected=refusals[0].expected,
-        found="\n".join(f"{finding.id}: {finding.found or finding.message}" for finding in refusals),
+        found=in_lines(*(f"{finding.id}: {finding.found or finding.message}" for finding in refusals)),
         remedy="leave out the value that brings it in, or give --force-untrue 'REASON'",
         invariant=refusals[0].id,
         findings=tuple(finding.to_json() for finding in refusals),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from apr.errors import AprError, RefusedError
+from apr.errors import AprError, RefusedError, in_lines, shown_value
 from apr.formats.base import Stamp
 from apr.gates.finding import Finding, Status
 from apr.identity.gguf_atlas import has_gguf_names
@@ -119,7 +119,7 @@ def _conflict_finding(conflicts: tuple[str, ...]) -> Finding:
         Status.REFUSE,
         "a value to be set contradicts the tensors, or another recorded value",
         expected="values that the tensors and the rest of the file allow",
-        found="\n".join(conflicts),
+        found=in_lines(*conflicts),
         remedy="leave out that --set, or set the value that the tensors show; --force-untrue 'REASON' writes it",
     )
 
@@ -171,7 +171,7 @@ def _contradiction(verdict: Verdict, recipe: Recipe) -> Finding:
         Status.REFUSE,
         f"the stamps would say {claimed or 'an unknown architecture'}, but the tensors show {shows}",
         expected=f"the tensors of {claimed}" if claimed else "a known architecture",
-        found="\n".join((f"claimed: {claims}", f"shown: {shows}", *evidence.reasons)),
+        found=in_lines(f"claimed: {claims}", f"shown: {shows}", *evidence.reasons),
         remedy=_remedy(evidence, recipe),
     )
 
@@ -194,7 +194,7 @@ def _stamps(claim: Claim) -> tuple[Stamp, ...]:
 
 
 def _say(stamp: Stamp) -> str:
-    return f"{stamp.place} = {stamp.value!r}"
+    return f"{stamp.place} = {shown_value(stamp.value)}"
 
 
 def _refused(what: str, invariant: str, edit: Edit, findings: tuple[Finding, ...]) -> RefusedError:
@@ -203,7 +203,7 @@ def _refused(what: str, invariant: str, edit: Edit, findings: tuple[Finding, ...
         what,
         where=str(edit.before.path),
         expected=first.expected,
-        found="\n".join(str(finding.found) for finding in findings),
+        found=in_lines(*(finding.found or "nothing" for finding in findings)),
         remedy=first.remedy,
         invariant=invariant,
         findings=tuple(finding.to_json() for finding in findings),

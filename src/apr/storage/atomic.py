@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError
+from apr.errors import AprError, InputOutputError, NotFoundError, RefusedError, shell_word
 from apr.storage.operations import sync_directory
 from apr.storage.replacing import replaced
 from apr.storage.temporary import temporary_directory
@@ -100,7 +100,7 @@ def _check_parent(path: Path) -> None:
         raise NotFoundError(
             "the directory to write into does not exist",
             where=str(path.parent),
-            remedy=f"create it first: mkdir -p {path.parent}",
+            remedy=f"create it first: mkdir -p {shell_word(path.parent)}",
         )
 
 

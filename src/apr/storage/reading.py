@@ -27,6 +27,9 @@ _KINDS = {
 }
 
 
+MOST_FILES = 2000
+"""No model is in more, here or on a server."""
+
 NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 _held_directory: ContextVar[str | None] = ContextVar("held_directory", default=None)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apr.errors import AprError, InputOutputError
+from apr.errors import AprError, InputOutputError, shell_word
 from apr.storage import operations
 from apr.storage.exchange import left_beside, restore_aside
 from apr.storage.fitting import check_may_name, others_in, read_journal
@@ -123,6 +123,6 @@ def _not_possible(journal: Path, error: Exception) -> InputOutputError:
         "a stamp of this checkpoint was interrupted, and finishing it is not possible here",
         where=str(journal),
         found=reason,
-        remedy=f"open it once with the right to write in {journal.parent}, for example with apr inspect",
+        remedy=f"open it once with the right to write in {shell_word(journal.parent)}, for example with apr inspect",
         invariant="INV-STAMP-ATOMIC-001",
     )

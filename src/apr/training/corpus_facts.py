@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from apr.errors import shell_word
 from apr.loading.tokenizer import (
     NamedToken,
     build_tokenizer,
@@ -56,7 +57,7 @@ class CorpusFacts:
 
     @property
     def encode_again(self) -> str:
-        return ENCODE_AGAIN.format(tokenizer=self.tokenizer_place)
+        return ENCODE_AGAIN.format(tokenizer=shell_word(self.tokenizer_place))
 
 
 def gather_corpus(

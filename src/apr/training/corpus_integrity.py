@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apr.errors import InputOutputError
+from apr.errors import InputOutputError, in_lines
 from apr.gates.finding import Finding, Status
 from apr.training.corpus_facts import CorpusFacts, Side
 from apr.training.corpus_manifest import (
@@ -36,7 +36,7 @@ def check_manifest(facts: CorpusFacts) -> Finding:
             Status.REFUSE,
             "the shards are not those the manifest was written for",
             expected="every listed shard present, with its size and hash",
-            found="\n".join(problems[:10]),
+            found=in_lines(*problems[:10]),
             remedy=facts.encode_again,
         )
     unread = sum(len(side.scan.unread) for side in facts.sides)

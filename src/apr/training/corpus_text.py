@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apr.errors import shell_word
 from apr.gates.finding import Finding, Status
 from apr.training.corpus_facts import CorpusFacts
 
@@ -31,7 +32,7 @@ def check_tokenizer(facts: CorpusFacts) -> Finding:
             "the corpus was encoded with another tokenizer than the one given",
             expected=f"output hash {recorded}",
             found=f"output hash {facts.tokenizer_hash} ({facts.tokenizer_place})",
-            remedy=f"--tokenizer {facts.directory / 'tokenizer'}, or {facts.encode_again}",
+            remedy=f"--tokenizer {shell_word(facts.directory / 'tokenizer')}, or {facts.encode_again}",
         )
     return Finding(TOKENIZER_ID, Status.PASS, "the corpus was encoded with this tokenizer, by hash of its output")
 

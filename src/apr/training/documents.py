@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apr.errors import DamagedFileError, InputOutputError, MissingExtraError
+from apr.errors import DamagedFileError, InputOutputError, MissingExtraError, shell_word
 from apr.training.corpus_files import CorpusFile, InputFormat
 
 PARQUET_BATCH_ROWS = 256
@@ -130,7 +130,7 @@ def _missing_field(place: str, content_field: str, keys: Sequence[str]) -> Damag
         where=place,
         expected=f"the text in {content_field!r}",
         found=shown,
-        remedy=f"name the field that holds the text: --content-field {keys[0] if keys else 'NAME'}",
+        remedy=f"name the field that holds the text: --content-field {shell_word(keys[0]) if keys else 'NAME'}",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from apr.errors import UsageError
+from apr.errors import UsageError, in_lines
 from apr.training.devices import DEVICE_GRAMMAR
 from apr.training.schedule import REGIMES, Mode, Schedule
 
@@ -82,7 +82,7 @@ def resolve_settings(options: PretrainOptions) -> Settings:
     if problems:
         raise UsageError(
             f"{len(problems)} option{'s' if len(problems) > 1 else ''} cannot be used",
-            found="\n".join(problems),
+            found=in_lines(*problems),
             remedy="apr pretrain --help",
         )
     mode = options.mode or (Mode.FINETUNE if options.init is not None else Mode.FROM_SCRATCH)

@@ -8,13 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from apr.errors import (
-    AprError,
-    ExitCode,
-    GuardStopError,
-    InterruptedResumableError,
-    InterruptedRunError,
-)
+from apr.errors import AprError, ExitCode, GuardStopError, InterruptedResumableError, InterruptedRunError, shell_word
 from apr.gates.facts import Fresh
 from apr.training.checkpoints import CheckpointContents, SavedCheckpoint, save_checkpoint
 from apr.training.devices import utilisation_meter
@@ -174,7 +168,7 @@ class _Run:
         raise InterruptedResumableError(
             f"interrupted after step {len(self.result.steps)}; a checked checkpoint is left",
             where=str(saved.path),
-            remedy=f"apr pretrain --init {saved.path} ...",
+            remedy=f"apr pretrain --init {shell_word(saved.path)} ...",
             facts={"checkpoint": str(saved.path), "step": len(self.result.steps)},
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError
+from apr.errors import DamagedFileError, InputOutputError, NotFoundError, RefusedError, shell_word
 from apr.training.corpus_manifest import TOKEN_BYTES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def find_shards(directory: Path) -> tuple[Shard, ...]:
             where=str(directory),
             expected="shard-00000.bin, ... (u32 ids)",
             found="no *.bin file",
-            remedy=f"apr tokenize encode-corpus --corpus TEXT --tokenizer DIR --output {directory}",
+            remedy=f"apr tokenize encode-corpus --corpus TEXT --tokenizer DIR --output {shell_word(directory)}",
             invariant="INV-CORPUS-EMPTY-001",
         )
     return tuple(shards)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, shell_word
 from apr.formats.base import IntegrityProblem, TensorEntry
 from apr.formats.damage import MAGIC_VALID, damaged
 from apr.formats.gguf.cursor import Cursor
@@ -102,7 +102,7 @@ def _unread_version(file: SourceFile, version: int) -> DamagedFileError:
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     if version & 0xFFFF == 0 and swapped <= 0xFFFF:
         what, found = "a big-endian GGUF file, which is not read", f"version {swapped} in big-endian order"
-        remedy = f"convert it first: gguf-convert-endian {file.path} little (package gguf)"
+        remedy = f"convert it first: gguf-convert-endian {shell_word(file.path)} little (package gguf)"
     elif version < VERSIONS[0]:
         what, found = "a GGUF file of the first version, which llama.cpp gave up too", f"version {version}"
         remedy = "make it again from its model, or convert it with a llama.cpp of 2023"

@@ -14,6 +14,7 @@ from apr.formats.gguf.layout import ARCHITECTURE_KEY, HISTORY_KEY, TOKENS_KEY, i
 from apr.formats.gguf.parts import read_parts
 from apr.formats.gguf.settings import architecture_of, typed_settings
 from apr.formats.gguf.values import Array
+from apr.formats.json_text import is_nested_too_deeply
 from apr.formats.recorded import NOTHING_RECORDED, Recorded
 from apr.storage.reading import SourceFile
 
@@ -97,6 +98,7 @@ def parsed_history(text: object) -> list[dict[str, Any]] | None:
     except (ValueError, RecursionError):
         return None
     is_right = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    is_right = is_right and not is_nested_too_deeply(entries)
     return entries if is_right else None
 
 

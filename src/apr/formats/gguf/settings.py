@@ -81,9 +81,9 @@ def typed_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
         value = _one_value(own[key])
         if value is not None:
             found[name] = value
-    widths = {own[key] for key in HEAD_WIDTH_KEYS}
-    if len(widths) == 1 and isinstance(width := widths.pop(), int):
-        found["head_dim"] = width
+    widths = [_one_value(own[key]) for key in HEAD_WIDTH_KEYS]
+    if isinstance(widths[0], int) and widths[0] == widths[1]:
+        found["head_dim"] = widths[0]
     if own["rope.scaling.type"] not in (None, "none"):
         scaling = {name: own[key] for key, name in ROPE_SCALING_NAMES.items() if own[key] is not None}
         found["rope_scaling"] = scaling

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from apr.errors import DamagedFileError, NotFoundError
+from apr.errors import DamagedFileError, NotFoundError, shell_word, shown_name
 from apr.formats.base import IntegrityProblem, TensorEntry
 from apr.formats.damage import FILE_INTEGRITY, damaged
 from apr.formats.json_text import read_object_in
 from apr.formats.safetensors.header import read_header
-from apr.storage.reading import HeldDirectory, SourceFile
+from apr.storage.reading import MOST_FILES, HeldDirectory, SourceFile
 
 SINGLE_FILE_NAME = "model.safetensors"
 INDEX_FILE_NAME = "model.safetensors.index.json"
@@ -41,6 +41,8 @@ _MOST_SHARDS = 1000
 
 # What a header takes: names, shapes and offsets of large models run to 110 to 140 bytes a tensor.
 _BYTES_OF_AN_ENTRY, _BYTES_BESIDE_ENTRIES = 160, 1 << 10
+# JSON can spell these halves of a character, which stand for nothing and cannot be sent or stored.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _VARIANT_NAME = re.compile(
     r"model\.[A-Za-z0-9_]+\.safetensors|(?P<index>model\.safetensors\.index)\.[A-Za-z0-9_]+\.json"
@@ -102,6 +104,13 @@ def _open_sharded(directory: HeldDirectory) -> Weights:
     index = read_object_in(directory, INDEX_FILE_NAME, _LONGEST_INDEX_BYTES)
     weight_map = _weight_map(index_path, index)
     names = sorted(set(weight_map.values()))
+    if len(names) > MOST_FILES:
+        raise damaged(
+            "the index names more files than any model has",
+            path=index_path,
+            expected=f"at most {MOST_FILES} files",
+            found=f"{len(names)} files",
+        )
     counts = Counter(weight_map.values())
     directory.expect(
         names, {name: _BYTES_BESIDE_ENTRIES + count * _BYTES_OF_AN_ENTRY for name, count in counts.items()}
@@ -135,7 +144,7 @@ def _weight_map(index_path: Path, index: Mapping[str, Any]) -> Mapping[str, str]
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not _stays_inside(shard):
             raise damaged(
-                "a shard name leads outside the directory",
+                "a shard name leads outside the directory or is no name",
                 path=index_path,
                 place=f"weight_map: {tensor}",
                 expected="the name of a file in this directory",
@@ -146,7 +155,8 @@ def _weight_map(index_path: Path, index: Mapping[str, Any]) -> Mapping[str, str]
 
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    is_text = "\0" not in name and not _SURROGATE.search(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and is_text
 
 
 def _check_shards_exist(directory: HeldDirectory, index_path: Path, names: list[str]) -> None:
@@ -156,11 +166,15 @@ def _check_shards_exist(directory: HeldDirectory, index_path: Path, names: list[
             f"{len(missing)} of {len(names)} shards listed in the index are missing",
             where=str(index_path),
             expected="every listed shard in the directory",
-            found="missing: " + ", ".join(missing[:8]) + (", …" if len(missing) > 8 else ""),
+            found=f"missing: {_first(missing)}",
             invariant=FILE_INTEGRITY,
             remedy="fetch the missing shards, or the whole checkpoint, again",
             facts={"missing_shards": missing},
         )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(map(shown_name, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def _joined(shards: Mapping[str, Mapping[str, TensorEntry]]) -> dict[str, TensorEntry]:
@@ -186,9 +200,9 @@ def _check_mapped(
     if absent:
         raise DamagedFileError(
             f"{len(absent)} tensors listed in the index are not in their shard",
-            where=f"{index_path}: weight_map: {absent[0]}",
+            where=f"{index_path}: weight_map: {shown_name(absent[0])}",
             expected=f"the tensor in {weight_map[absent[0]]}",
-            found="missing: " + ", ".join(absent[:8]) + (", …" if len(absent) > 8 else ""),
+            found=f"missing: {_first(absent)}",
             invariant=FILE_INTEGRITY,
             remedy="fetch the index and its shards from the same revision",
             facts={"missing_tensors": absent},
@@ -201,7 +215,7 @@ def _unlisted(
     names = [name for entries in shards.values() for name in entries if name not in weight_map]
     if not names:
         return []
-    found = f"{len(names)} more: " + ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    found = f"{len(names)} more: {_first(names)}"
     what = "shards hold tensors that the index does not list"
     return [IntegrityProblem(what, str(index_path), "every stored tensor in weight_map", found)]
 
@@ -211,7 +225,7 @@ def _stray_shards(directory: HeldDirectory, listed: list[str]) -> list[Integrity
     stray = [name for name in names if _SHARD_NAME.fullmatch(name) and name not in listed]
     if not stray:
         return []
-    found = ", ".join(stray[:8]) + (", …" if len(stray) > 8 else "")
+    found = _first(stray)
     what = "the directory holds shards that the index does not list"
     if not listed:
         what = (
@@ -257,11 +271,12 @@ def _no_weights(directory: HeldDirectory) -> DamagedFileError | NotFoundError:
     pickles = [name for name in names if _PICKLE_NAME.fullmatch(name) and name != "training_args.bin"]
     if pickles:
         what = "the weights are stored as Python pickles, which can run code when they are read, so they are not read"
-        remedy = (
-            'convert once, where you trust the source: python -c "from transformers import AutoModelForCausalLM as M; '
-            f"M.from_pretrained({directory.local_name!r})"
-            f'.save_pretrained({directory.local_name + "-safetensors"!r})"'
+        # Texts of JSON are Python's too; their double quotes stand as they are in a shell's single ones.
+        given, written = (json.dumps(directory.local_name + each, ensure_ascii=False) for each in ("", "-safetensors"))
+        code = (
+            f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({given}).save_pretrained({written})"
         )
+        remedy = f"convert once, where you trust the source: python -c {shell_word(code)}"
     elif "adapter_model.safetensors" in names:
         what = "the directory holds an adapter, not a whole model"
         remedy = "merge the adapter into its base model first (peft: merge_and_unload), then save the merged model"
@@ -272,10 +287,10 @@ def _no_weights(directory: HeldDirectory) -> DamagedFileError | NotFoundError:
         if variant is not None and not directory.is_remote:
             what = "the directory holds the weights under the name of a variant, by which loaders find them when asked"
             plain = INDEX_FILE_NAME if variant["index"] else SINGLE_FILE_NAME
-            link = shlex.quote(str(directory.path / plain))
-            remedy = f"give them the plain name as well: ln -s {shlex.quote(variant[0])} {link}"
+            link = shell_word(directory.path / plain)
+            remedy = f"give them the plain name as well: ln -s {shell_word(variant[0])} {link}"
         elif files or directory.is_remote:
-            remedy = f"name the file itself: {directory.path / (files or ['FILE.safetensors'])[0]}"
+            remedy = f"name the file itself: {shell_word(directory.path / (files or ['FILE.safetensors'])[0])}"
         else:
             remedy = "check the path, or fetch the weight files"
     listed = ", ".join(pickles or names) or "nothing"

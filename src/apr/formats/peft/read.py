@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from apr.errors import DamagedFileError
+from apr.errors import DamagedFileError, shell_word
 from apr.formats.base import Checkpoint, Format
 from apr.formats.damage import MAGIC_VALID, damaged
 from apr.formats.hf.weights import INDEX_FILE_NAME, SINGLE_FILE_NAME
@@ -20,7 +20,8 @@ ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 ADAPTER_WEIGHTS_NAMES = (ADAPTER_WEIGHTS_NAME, "adapter_model.bin")
 """Those that PEFT looks for; only the first is read here."""
 
-_LONGEST_CONFIG_BYTES = 16 << 20
+_LONGEST_CONFIG_BYTES = 4 << 20
+"""The longest are those that list each expert of a large model by its whole name, 2 MB."""
 
 
 def is_adapter_directory(path: Path) -> bool:
@@ -75,5 +76,6 @@ def no_model_by_itself(directory: Path) -> DamagedFileError:
         expected="a model: config.json and its weights",
         found=f"{ADAPTER_CONFIG_NAME}, for {named}",
         invariant=MAGIC_VALID,
-        remedy=f"name the base model, and lay the adapter over it with PEFT; apr preflight {directory} checks both",
+        remedy=f"name the base model, and lay the adapter over it with PEFT; "
+        f"apr preflight {shell_word(directory)} checks both",
     )

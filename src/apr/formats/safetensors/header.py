@@ -24,6 +24,9 @@ METADATA_KEY = "__metadata__"
 # The official reader's own limit.
 LONGEST_HEADER_BYTES = 100_000_000
 
+# Ours, as of the other formats: a header of the greatest length can name twice as many, and they take minutes.
+MOST_TENSORS = 1_000_000
+
 DTYPES = {dtype.value: dtype for dtype, encoding in ENCODINGS.items() if not encoding.is_quantized}
 
 _MOST_ELEMENTS = (1 << 63) - 1
@@ -38,6 +41,9 @@ def read_header(file: SourceFile) -> tuple[dict[str, TensorEntry], dict[str, str
     length = _header_length(file)
     document = parse_object(file.read_at(LENGTH.size, length, "the header"), path=file.path, place="safetensors header")
     metadata = _metadata(file, document.pop(METADATA_KEY, None))
+    if len(document) > MOST_TENSORS:
+        expected, found = f"at most {MOST_TENSORS} tensors", f"{len(document)} tensors"
+        raise damaged("more tensors than any model has", path=file.path, expected=expected, found=found)
     data_offset_bytes = LENGTH.size + length
     tensors = [_entry(file, name, form, data_offset_bytes) for name, form in document.items()]
     tensors.sort(key=lambda entry: (entry.offset_bytes, entry.size_bytes))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from apr.gates.adapters.companions import is_companion
 from apr.gates.adapters.facts import PREFIX, Adapter, LoraTensor, lora_tensors
-from apr.gates.adapters.targets import modules_to_save, promised_modules, saved_modules, stated_for
+from apr.gates.adapters.targets import modules_to_save, overlong, promised_modules, saved_modules, stated_for
 
 Shape = tuple[int, ...]
 
@@ -70,6 +70,8 @@ def held_by(base: BaseModules, names: Iterable[str]) -> frozenset[str]:
 
 def account_of(adapter: Adapter, base: BaseModules) -> Account:
     """Both sides of `adapter` over `base`; names and shapes alone."""
+    if (note := overlong(adapter.config)) is not None:
+        return Account(undecided=f"which modules the config means cannot be told: {note}")
     tensors = lora_tensors(adapter.checkpoint.tensors)
     adapted = sorted({each.module for each in tensors})
     places, unclear = _places(adapted, base)

@@ -17,6 +17,17 @@ from typing import Any
 LONGEST_MATCHING_S = 5.0
 """An expression from a file may take for ever; a process of its own is stopped after this time."""
 
+# Experts that are adapted one by one are named in tens of thousands; the parts that are trained whole are a few.
+_LISTS = {
+    "target_modules": 1_000_000,
+    "exclude_modules": 1_000_000,
+    "layers_to_transform": 10_000,
+    "layers_pattern": 100,
+    "modules_to_save": 1_000,
+}
+
+_LONGEST_TAIL = 32
+
 _PLAIN = re.compile(r"[\w.]+")
 # The first numbered part of a name is its layer, as PEFT reads it without `layers_pattern`.
 _LAYER = re.compile(r".*?\.(?P<parent>[^.]*)\.(?P<index>\d+)\.")
@@ -42,14 +53,14 @@ def promised_modules(config: Mapping[str, Any], modules: Collection[str]) -> fro
 
 def saved_modules(config: Mapping[str, Any], modules: Collection[str]) -> frozenset[str]:
     """Those of `modules` that `modules_to_save` trains whole; they are never adapted."""
-    saved = modules_to_save(config)
-    return frozenset(module for module in modules if any(f".{each}." in f".{module}." for each in saved))
+    saved = [f".{each}." for each in modules_to_save(config)]
+    return frozenset(module for module in modules if any(each in f".{module}." for each in saved))
 
 
 def modules_to_save(config: Mapping[str, Any]) -> list[str]:
     """The names in `modules_to_save`; none where it is anything else than a list."""
     listed = config.get("modules_to_save")
-    return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+    return list(dict.fromkeys(each for each in listed if isinstance(each, str))) if isinstance(listed, list) else []
 
 
 def stated_for(
@@ -58,10 +69,11 @@ def stated_for(
     """What the config states for each of `modules`: of the first pattern in `patterns_field` (`rank_pattern`,
     `alpha_pattern`) that fits its name or the end of it, otherwise of `default_field`.
 
-    None where that cannot be told: parameters are adapted, the field is no mapping, an expression cannot be matched.
+    None where that cannot be told: parameters are adapted, the field is no mapping or far too long a one, an expression
+    cannot be matched.
     """
     patterns = config.get(patterns_field) or {}
-    if config.get("target_parameters") or not isinstance(patterns, Mapping):
+    if config.get("target_parameters") or not isinstance(patterns, Mapping) or overlong(config) is not None:
         return None
     expressions = [key for key in patterns if not _PLAIN.fullmatch(_unescaped(key))]
     matched = _fully_matching([rf"(.*\.)?({key})" for key in expressions], modules) if expressions else []
@@ -86,6 +98,14 @@ def _unescaped(key: str) -> str:
     return key.removeprefix("^").replace("\\.", ".")
 
 
+def overlong(config: Mapping[str, Any]) -> str | None:
+    """What in the config has more entries than are matched against the modules of a base, None where nothing has."""
+    counts = {name: len(config[name]) for name in _LISTS if isinstance(config.get(name), (list, dict))}
+    counts["modules_to_save"] = len(modules_to_save(config))
+    name = next((name for name, count in counts.items() if count > _LISTS[name]), None)
+    return None if name is None else f"{name} has {counts[name]} entries, more than are looked up ({_LISTS[name]})"
+
+
 def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
     if isinstance(wanted, str):
         if wanted == "all-linear":
@@ -101,7 +121,7 @@ def _matching(wanted: Any, modules: Collection[str]) -> frozenset[str] | None:
 def _endings(module: str) -> list[str]:
     """`a.b.c`, `b.c` and `c`: what a list may hold to mean the module `a.b.c`."""
     parts = module.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
+    return [module, *(".".join(parts[start:]) for start in range(max(1, len(parts) - _LONGEST_TAIL), len(parts)))]
 
 
 def _fully_matching(patterns: Sequence[str], modules: Collection[str]) -> list[frozenset[str]] | None:
@@ -130,7 +150,8 @@ def _in_layers(config: Mapping[str, Any], modules: frozenset[str]) -> frozenset[
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not _are_plain(patterns) or not all(isinstance(index, int) for index in indices):
         return None
-    return frozenset(module for module in modules if _layer_index(module, patterns) in indices)
+    wanted = frozenset(indices)
+    return frozenset(module for module in modules if _layer_index(module, patterns) in wanted)
 
 
 def _are_plain(patterns: Any) -> bool:

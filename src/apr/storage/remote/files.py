@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from apr.errors import InputOutputError, NotFoundError, RefusedError, UsageError
-from apr.storage.reading import NOTHING_KNOWN, HeldDirectory, SourceFile
+from apr.storage.reading import MOST_FILES, NOTHING_KNOWN, HeldDirectory, SourceFile
 from apr.storage.remote.address import Address, RemotePath, child_url
 from apr.storage.remote.answers import Part
 from apr.storage.remote.client import Client
@@ -20,9 +20,6 @@ _LEAST_BYTES, _MOST_FIRST_BYTES = 4 << 10, 1 << 20
 
 MOST_READ_BYTES = 64 << 20
 """No header, index or config is larger; whoever asks for more is misled by a file."""
-
-MOST_FILES = 2000
-"""One model never asks a server for more."""
 
 _MOST_KEPT_BYTES = 8 << 20
 
