@@ -60,7 +60,10 @@ def test_a_model_that_has_seen_a_long_sequence_is_proven(tmp_path: Path, scaling
 @pytest.mark.planted_defect(BUFFERS)
 def test_a_rotary_table_may_be_widened_with_the_model_and_not_rounded(qwen2: Path) -> None:
     apr.verify_loaded(load(qwen2).double(), qwen2)
-    rounded = load(qwen2)
+    alone = load(qwen2)
+    alone.model.rotary_emb.double()
+    assert refusing_ids(lambda: apr.verify_loaded(alone, qwen2)) == {BUFFERS}
+    rounded = load(qwen2).double()
     rounded.model.rotary_emb.inv_freq = rounded.model.rotary_emb.inv_freq.to(torch.bfloat16).double()
     assert refusing_ids(lambda: apr.verify_loaded(rounded, qwen2)) == {BUFFERS}
 

@@ -50,7 +50,8 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
         return BufferReport((), ())
     own = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
     # float32 first, as it is torch's default nearly always, and another one is set for the whole process.
-    report = compare_buffers(resident, non_persistent_buffers(_reference_model(model, torch.float32)))
+    reference = non_persistent_buffers(_reference_model(model, torch.float32))
+    report = compare_buffers(resident, reference, may_be_widened=own is torch.float64)
     if report.problems and own is not torch.float32:
         narrow = compare_buffers(resident, non_persistent_buffers(_reference_model(model, own)))
         differing = {problem.name for problem in report.problems}
@@ -59,15 +60,20 @@ def check_buffers(model: PreTrainedModel) -> BufferReport:
     return BufferReport(report.compared, tuple(problems))
 
 
-def compare_buffers(resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> BufferReport:
-    """Every derived buffer of either side held against its counterpart; `reference` lies on the CPU."""
+def compare_buffers(
+    resident: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor], *, may_be_widened: bool = False
+) -> BufferReport:
+    """Every derived buffer of either side held against its counterpart; `reference` lies on the CPU.
+
+    may_be_widened: the model is a float64 one, and float32 tables went with it.
+    """
     import torch
 
     problems = []
     for name in sorted(resident.keys() | reference.keys()):
         own, fresh = resident.get(name), reference.get(name)
-        if own is not None and fresh is not None and (own.dtype, fresh.dtype) == (torch.float64, torch.float32):
-            fresh = fresh.double()  # Only widened, with the model.
+        if may_be_widened and own is not None and own.dtype is torch.float64 and fresh is not None:
+            fresh = fresh.double() if fresh.dtype is torch.float32 else fresh
         if own is not None and own.is_meta:
             problems.append(BufferProblem(name, _describe(fresh), "on the meta device", None))
         elif own is None or fresh is None or own.shape != fresh.shape or own.dtype != fresh.dtype:
