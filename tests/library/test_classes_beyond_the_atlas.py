@@ -63,7 +63,7 @@ def test_the_class_itself_accounts_for_its_tensors(name: str, tmp_path: Path) ->
     assert type(apr.hf.from_pretrained(model_class, path)) is model_class
 
 
-@pytest.mark.planted_defect(AGREE)
+@pytest.mark.planted_defect("INV-STAMP-AGREE-001")
 def test_headers_alone_say_who_could_tell(tmp_path: Path) -> None:
     _, path = save(tmp_path / "model", "LongT5EncoderModel")
     finding = next(each for each in apr.preflight(path).refusals if each.id == AGREE)
@@ -72,7 +72,7 @@ def test_headers_alone_say_who_could_tell(tmp_path: Path) -> None:
     assert f"apr preflight {path} --load" in finding.remedy
 
 
-@pytest.mark.planted_defect(AGREE)
+@pytest.mark.planted_defect("INV-STAMP-AGREE-001")
 def test_a_name_that_nobody_has_is_refused_as_such(tmp_path: Path) -> None:
     model_class, path = save(tmp_path / "model", "LongT5EncoderModel")
     restamp(path, "LongT5EncodrModel")
@@ -85,7 +85,7 @@ def test_a_name_that_nobody_has_is_refused_as_such(tmp_path: Path) -> None:
     assert "neither the atlas nor the installed transformers has" in finding.message
 
 
-@pytest.mark.planted_defect(AGREE)
+@pytest.mark.planted_defect("INV-STAMP-AGREE-001")
 def test_a_class_of_another_model_type_contradicts_it(tmp_path: Path) -> None:
     model_class, path = save(tmp_path / "model", "LongT5EncoderModel")
     restamp(path, "SwitchTransformersEncoderModel")
@@ -93,7 +93,7 @@ def test_a_class_of_another_model_type_contradicts_it(tmp_path: Path) -> None:
     assert AGREE in refusing_ids(lambda: apr.verify_loaded(model_class.from_pretrained(path), path))
 
 
-@pytest.mark.planted_defect(COVERAGE)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
 def test_a_tensor_that_is_gone_is_refused(tmp_path: Path) -> None:
     model_class, path = save(tmp_path / "model", "LongT5EncoderModel")
     state = load_file(path / "model.safetensors")

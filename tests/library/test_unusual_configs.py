@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import apr
 from apr.gates.finding import Status
+from apr.identity.atlas import load_atlas
 from tests.library.conftest import refusing_ids
 
 COVERAGE, SHAPE, ARCHITECTURE = "INV-INIT-COVERAGE-001", "INV-INIT-SHAPE-001", "INV-INIT-ARCH-MATCH-001"
@@ -120,7 +121,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.planted_defect(COVERAGE)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
 @pytest.mark.parametrize("case", DAMAGES)
 def test_without_a_tensor_it_is_refused_from_headers(case: str, tmp_path: Path) -> None:
     path = save(tmp_path / "model", HEALTHY[case])
@@ -132,7 +133,7 @@ def test_without_a_tensor_it_is_refused_from_headers(case: str, tmp_path: Path) 
     assert refusing_ids(lambda: apr.load_verified(None, path))
 
 
-@pytest.mark.planted_defect(COVERAGE)
+@pytest.mark.planted_defect("INV-INIT-COVERAGE-001")
 def test_a_config_that_takes_the_projections_away_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "model", HEALTHY["deberta, words"])
     config = json.loads((path / "config.json").read_text())
@@ -148,3 +149,31 @@ def test_a_wrong_size_is_no_unset_one(tmp_path: Path) -> None:
     assert {"INV-INIT-CONFIG-001", SHAPE} <= {finding.id for finding in apr.preflight(path).refusals}
     (path / "config.json").write_text(json.dumps({**config, "max_relative_positions": -1}))
     assert SHAPE in {finding.id for finding in apr.preflight(path).refusals}
+
+
+def save_lfm2(directory: Path, **changes: Any) -> Path:
+    import transformers
+
+    fields = {**COMMON, "num_key_value_heads": 2, "full_attn_idxs": [1], "conv_bias": False, **changes}
+    transformers.Lfm2ForCausalLM(transformers.Lfm2Config(**fields)).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.planted_defect("INV-INIT-ARCH-MATCH-001")
+def test_a_class_known_by_names_alone_has_an_embedding_all_the_same(tmp_path: Path) -> None:
+    entry = load_atlas().find_class("Lfm2ForCausalLM")
+    assert entry is not None
+    assert not entry.is_exact, "take another class: this one is known exactly now"
+    path = save_lfm2(tmp_path / "model")
+    assert apr.preflight(path).is_accepted
+    state = load_file(path / "model.safetensors")
+    state.pop("model.embed_tokens.weight")
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    assert ARCHITECTURE in {finding.id for finding in apr.preflight(path).refusals}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"full_attn_idxs": []}, {"full_attn_idxs": [0, 1]}, {"tie_word_embeddings": False}]
+)
+def test_what_else_such_a_class_lists_may_be_absent(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert apr.preflight(save_lfm2(tmp_path / "model", **changes)).is_accepted

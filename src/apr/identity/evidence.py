@@ -16,7 +16,7 @@ from apr.identity.entries import Entry, common_word, literal_holds
 from apr.identity.gguf_atlas import has_gguf_names
 from apr.identity.latest import Latest
 from apr.identity.matching import Account, match
-from apr.identity.names import FileNames, file_names
+from apr.identity.names import FileNames, file_names, pattern_parts
 from apr.identity.reasons import reasons_for
 from apr.identity.renaming import as_the_class_names_them, current_name
 from apr.identity.ties import TIE_FLAG, entry_ties, stands_for
@@ -159,8 +159,17 @@ def _incomplete(
         if account.entry.is_exact
         and not (account.unused or account.shape_conflicts)
         and len(account.unfilled) < len(names.shapes)
+        and not _lacks_kinds_of_layers(account, names)
     ]
     return min(damaged, key=lambda each: (len(each.unfilled), _rank(each.entry.architecture, claim, ())), default=None)
+
+
+def _lacks_kinds_of_layers(account: Account, names: FileNames) -> bool:
+    """Whether what the file lacks belongs to a kind of layers that none of its layers is: a model of other kinds never
+    had them."""
+    of_some_layers = {pattern_parts(each.pattern)[0] for each in account.entry.templates if each.where}
+    lacking = {pattern_parts(name)[0] for name in account.unfilled}
+    return any(pattern in of_some_layers and pattern not in names.groups for pattern in lacking)
 
 
 def _rank(architecture: Architecture, claim: Claim, named: Sequence[Architecture]) -> tuple[object, ...]:

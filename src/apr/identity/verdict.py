@@ -10,9 +10,11 @@ from apr.errors import AprError, shell_word, shown_value
 from apr.formats.base import Checkpoint
 from apr.identity.atlas import expected_tensors, load_atlas, uses_unexpressed_value
 from apr.identity.claim import claimed_architectures, read_claim
+from apr.identity.entries import Entry, own_name
 from apr.identity.evidence import gather_evidence, model_tensors
 from apr.identity.gguf_atlas import atlas_of
 from apr.identity.renaming import as_the_class_names_them
+from apr.identity.settings import may_be_absent
 from apr.identity.types import Architecture, Candidate, Claim, Evidence, Naming, Verdict, VerdictKind
 
 # A config may ask for this many times the tensors the file holds before nobody looks any further.
@@ -124,6 +126,8 @@ def _may_still_be(checkpoint: Checkpoint, architecture: Architecture, evidence: 
     claimed = evidence.runner_up
     if not evidence.candidates and claimed is not None and claimed.architecture != architecture:
         return False  # The file is an incomplete one of another class.
+    if not evidence.candidates and _lacks_embedding(checkpoint, entry):
+        return False
     try:
         is_unexpressed = uses_unexpressed_value(entry, checkpoint.config or {})
     except AprError:
@@ -131,6 +135,32 @@ def _may_still_be(checkpoint: Checkpoint, architecture: Architecture, evidence: 
     if not evidence.candidates:
         return is_unexpressed or not entry.is_exact
     return is_unexpressed and claimed is not None and claimed.architecture == architecture and not claimed.unused
+
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embeddings.weight")
+"""How the names of input embeddings end."""
+
+
+def _lacks_embedding(checkpoint: Checkpoint, entry: Entry) -> bool:
+    """Whether the file cannot hold the input embedding that its class has under every config.
+
+    What an inexact entry wants beside it may be absent under configs that were never tried. The embedding is not: its
+    name is gone then, and no tensor of the file has a row for each id of the recorded vocabulary.
+    """
+    config = checkpoint.config or {}
+    size = next((value for key, value in config.items() if own_name(entry, key) == own_name(entry, "vocab_size")), None)
+    if not isinstance(size, int) or size < 2 or "quantization_config" in config:
+        return False
+    wanted = [
+        each.pattern
+        for each in entry.templates
+        if each.pattern.endswith(EMBEDDINGS) and not (each.when or each.where or each.loops or may_be_absent(each))
+    ]
+    names = model_tensors(checkpoint)
+    stored = names.shapes.keys() | names.placeholders
+    return (
+        bool(wanted) and not stored.intersection(wanted) and not any(size in shape for shape in names.shapes.values())
+    )
 
 
 def _undecided(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
