@@ -12,6 +12,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.gates.words import settings
 from apr.identity.typed_config import WITHOUT_EFFECT
+from apr.library.injected import base_buffers
 from apr.library.resident import ResidentModel
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def zoo_facts(resident: ResidentModel, facts: InitFacts, *, replay_probe: bool) 
 
     module: Any = resident.module
     more = _replayed(resident, facts) if replay_probe else {"probe_note": "the caller left it out"}
-    return {"buffers": check_buffers(module), **more}
+    return {"buffers": check_buffers(module, base_buffers(module)), **more}
 
 
 def _replayed(resident: ResidentModel, facts: InitFacts) -> dict[str, Any]:
