@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import AprError
 from apr.gates import coverage, receipt, shapes
-from apr.gates.adapters.facts import (
-    PREFIX,
-    Adapter,
-    adapter_facts,
-    lora_tensors,
-    open_adapter,
-    without_partner,
-)
+from apr.gates.adapters.facts import PREFIX, Adapter, adapter_facts, open_adapter
 from apr.gates.adapters.road import AdapterOptions, base_of, examine_adapter, judge_files
 from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
@@ -27,10 +20,13 @@ from apr.identity.types import Architecture, Claim, Evidence, ExpectedTensor, Ki
 from apr.library.applied import applied_gates
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Held, Terms, prove
+from apr.library.over_base import explained, with_adapter
+from apr.library.owners import acting_names, adapter_state, owner_of
 from apr.library.refusal import refuse_unless_accepted, refused
-from apr.library.resident import ResidentModel
+from apr.library.resident import ResidentModel, read_resident
 from apr.library.source import cached_source
-from apr.library.wrappers import Unwrapped, unwrap, unwrapped_names, whole_tensor
+from apr.library.unnamed_adapters import Effect, effect_of
+from apr.library.wrappers import Unwrapped, unwrap, whole_tensor
 from apr.loading.ledger import Target
 from apr.loading.plan import make_plan
 from apr.loading.values import read_values
@@ -84,68 +80,6 @@ def verify_adapter(
     return examination.facts.receipt
 
 
-def refuse_unnamed_adapters(resident: ResidentModel, *, named: str | None = None) -> None:
-    """Refuse adapters over the model that are more than an identity, other than the one called `named`.
-
-    A fresh LoRA is an identity while a half of each pair is zero (`lora_B`, of an embedding `lora_A`), a fresh
-    `modules_to_save` while it equals the module it copies; of other kinds it cannot be known, so they have to be named
-    or declared fresh.
-    """
-    owner = owner_of(resident.unwrapped)
-    if owner is None:
-        return
-    names = [name for name in owner.peft_config if name != named]
-    active = [name for name in names if _acts(resident, owner, name)]
-    if active:
-        finding = Finding(
-            receipt.ID,
-            Status.REFUSE,
-            f"an adapter that nobody named changes what the weights compute: {', '.join(active)}",
-            expected="no adapter, a fresh one (zero `lora_B`), or one that is named",
-            found=f"{len(resident.adapter_names)} adapter tensors",
-            remedy="name its directory: adapter=PATH; or, if it is untrained on purpose: fresh_adapter=True",
-        )
-        raise refused("the model holds more than the named weights", [finding])
-
-
-def owner_of(unwrapped: Unwrapped) -> Any | None:
-    """Who knows the adapters: the `PeftModel`, or the transformers model that loaded them itself; None without any."""
-    if unwrapped.peft_model is not None:
-        return unwrapped.peft_model
-    return unwrapped.module if getattr(unwrapped.module, "peft_config", None) else None
-
-
-def _acts(resident: ResidentModel, owner: Any, name: str) -> bool:
-    """Whether adapter `name` may change an output, judged by its tensors."""
-    import torch
-
-    if str(getattr(owner.peft_config[name].peft_type, "value", "")) != "LORA":
-        return True
-    state = {key: whole_tensor(value) for key, value in adapter_state(owner, name, frozenset()).items()}
-    base = {PREFIX + key: value for key, value in resident.tensors.items()}
-    pairs = lora_tensors(state)
-    moving = [pair for pair in pairs if bool(torch.count_nonzero(state[pair.name]))]
-    if len(without_partner(moving)) < len(moving):  # A pair changes something when neither half is zero.
-        return True
-    for key in state.keys() - {pair.name for pair in pairs}:
-        copied = base.get(key if key.startswith(PREFIX) else PREFIX + key)
-        if copied is None or not torch.equal(copied.detach().cpu(), state[key].detach().cpu().to(copied.dtype)):
-            return True
-    return False
-
-
-def adapter_state(owner: Any, name: str, stored: frozenset[str]) -> dict[str, torch.Tensor]:
-    """The tensors of adapter `name` as PEFT would save them. stored: names in a file; embeddings that PEFT saves
-    whole when the vocabulary grew are looked up when the file has some."""
-    from peft import get_peft_model_state_dict
-
-    state = dict(get_peft_model_state_dict(owner, adapter_name=name, save_embedding_layers=False))
-    if stored - state.keys():
-        whole = get_peft_model_state_dict(owner, adapter_name=name, save_embedding_layers=True)
-        state.update({key: value for key, value in whole.items() if key in stored})
-    return {plain: state[key] for key, plain in unwrapped_names(state).items()}
-
-
 def _hold(
     unwrapped: Unwrapped, adapter: Adapter, asked: str | None, terms: Terms, *, is_fresh: bool, probe: bool
 ) -> Held:
@@ -173,7 +107,8 @@ def _hold(
     facts = _planned(adapter, tensors, terms)._replace(verdict=_NOTHING_KNOWN)
     findings += run_stage(Stage.HEADERS, facts, terms.allowed_gates, [coverage.GATE, shapes.GATE])
     facts = facts._replace(values=read_values(adapter.checkpoint.tensors.values()))
-    gates: tuple[Gate, ...] = (receipt.GATE, *applied_gates(unwrapped, owner, name, adapter, is_fresh, probe))
+    others = _acting_others(unwrapped, owner, name)
+    gates: tuple[Gate, ...] = (receipt.GATE, *applied_gates(unwrapped, owner, name, adapter, others, is_fresh, probe))
     examination = Examination(facts, findings, terms.road_options())
     return Held(ResidentModel(unwrapped, tensors, (), ()), examination, tensors, gates, (), terms)
 
@@ -202,7 +137,19 @@ def _adapter_name(owner: Any, asked: str | None) -> str | None:
     if len(names) == 1:
         return str(names[0])
     active = getattr(owner, "active_adapter", None)
-    return active if isinstance(active, str) and active in names else None
+    if not isinstance(active, str):  # A transformers model has a method of that name.
+        acting = acting_names(unwrap(owner).module)
+        active = acting[0] if len(acting) == 1 else None
+    return active if active in names else None
+
+
+def _acting_others(unwrapped: Unwrapped, owner: Any, name: str) -> tuple[str, ...]:
+    """Adapters beside `name` that take part in a forward pass and may change what it computes."""
+    others = [each for each in acting_names(unwrapped.module) if each != name and each in owner.peft_config]
+    if not others:
+        return ()
+    resident = read_resident(unwrapped.outer)
+    return tuple(each for each in others if effect_of(resident, owner, each) is not Effect.NONE)
 
 
 def _base_findings(model: torch.nn.Module, adapter: Adapter, terms: Terms) -> tuple[Finding, ...]:
@@ -210,10 +157,11 @@ def _base_findings(model: torch.nn.Module, adapter: Adapter, terms: Terms) -> tu
     from apr.library.verifying import examine_model, open_or_refuse
 
     assert adapter.base is not None
-    without_names = replace(terms, allowed_tensors=NO_REASONS)
+    without_names = with_adapter(replace(terms, allowed_tensors=NO_REASONS), adapter)
     checkpoint = open_or_refuse(adapter.base, without_names)
     try:
         _, examination = examine_model(model, checkpoint, without_names, replay_probe=False)
     finally:
         checkpoint.close()
-    return tuple(each._replace(message=f"base model {adapter.base}: {each.message}") for each in examination.findings)
+    findings = explained(examination.findings, unwrap(model))
+    return tuple(each._replace(message=f"base model {adapter.base}: {each.message}") for each in findings)

@@ -166,25 +166,30 @@ def verify_loaded(
     in DataParallel, DistributedDataParallel, torch.compile, FSDP or PEFT; where it is sharded, every process calls
     this. dtype: the dtype the values may have been rounded to; widening needs no word, any other cast is refused.
     adapter: the PEFT adapter directory that lies over the model; without it an adapter has to be an identity (zero
-    `lora_B`), or be declared with fresh_adapter=True. name_map, allowed_tensors, allowed_gates: as for
-    `load_verified`.
+    `lora_B`), or of a kind of which that cannot be told, and declared with fresh_adapter=True. name_map,
+    allowed_tensors, allowed_gates: as for `load_verified`.
 
     Returns the Receipt. Raises RefusedError with every finding, NotFoundError, DamagedFileError.
     """
-    from apr.library.adapters import refuse_unnamed_adapters, verify_adapter
+    from apr.library.adapters import verify_adapter
+    from apr.library.over_base import explained, with_adapter_in
+    from apr.library.unnamed_adapters import refuse_unnamed_adapters
     from apr.library.verifying import examine_model, open_or_refuse
 
     terms = _terms(allowed_tensors, allowed_gates, name_map, dtype)
+    if adapter is not None:
+        terms = with_adapter_in(terms, Path(adapter))
     checkpoint = open_or_refuse(resolve_source(path), terms)
     try:
         resident, examination = examine_model(model, checkpoint, terms, replay_probe=probe)
     finally:
         checkpoint.close()
+    examination = examination._replace(findings=explained(examination.findings, resident.unwrapped))
     refuse_unless_accepted(examination, "the model in memory does not hold the weights of the named source")
     if adapter is not None:
-        verify_adapter(model, adapter, fresh=fresh_adapter, check_base=False)
-    elif not fresh_adapter:
-        refuse_unnamed_adapters(resident)
+        verify_adapter(model, adapter, fresh=fresh_adapter, check_base=False, allowed_gates=allowed_gates)
+    else:
+        refuse_unnamed_adapters(resident, is_declared_fresh=fresh_adapter, allowed_gates=allowed_gates)
     assert examination.facts.receipt is not None
     return examination.facts.receipt
 

@@ -21,6 +21,7 @@ from apr.identity.types import Architecture, ExpectedTensor, Kind, ResolvedConfi
 from apr.library.casts import is_declared_cast
 from apr.library.config_check import CONFIG_ID
 from apr.library.naming import NameMap, base_prefix_map, checkpoint_names
+from apr.library.over_base import OverBase, settled, with_vocabulary_of
 from apr.library.reshaped import changed_rows, resized_tables, without_allowed_shapes
 from apr.library.resident import ResidentModel, storage_of
 from apr.library.zoo_checks import class_model_type, zoo_gates
@@ -44,7 +45,7 @@ IDENTITY_GATES = frozenset(
     }
 )
 SAME_DIGEST_ID = "FALSIFY-APR-PRETRAIN-INIT-010"
-"""Compares digests over all tensors of a plan, so it says nothing of one that does not balance."""
+"""Compares digests over all tensors of a plan, so it says nothing of one that does not balance, or was cut short."""
 
 NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
@@ -54,12 +55,13 @@ class Terms:
     """What the caller declares about a model: how names map, which rounding casts were wanted, what is let through.
 
     declared: dtypes the file's values may have been rounded to. meta_dtype: of the memory that floats on the meta
-    device will get, None for the dtype they have there.
+    device will get, None for the dtype they have there. over: the adapter that lies over the model.
     """
 
     name_map: NameMap | None = None
     declared: frozenset[DType] = frozenset()
     meta_dtype: DType | None = None
+    over: OverBase | None = None
     allowed_tensors: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
     allowed_gates: Mapping[str, str] = field(default_factory=lambda: NO_REASONS)
 
@@ -138,7 +140,10 @@ def hold(resident: ResidentModel, checkpoint: Checkpoint, terms: Terms) -> Held:
         skipped = IDENTITY_GATES - {CONFIG_ID}
     gates = tuple(gate for gate in GATES if gate.id not in skipped)
     if resident.is_zoo_model:
-        gates += zoo_gates(resident, has_resized_tables=bool(resized_tables(resident, tensors, reshaped)))
+        own = zoo_gates(resident, has_resized_tables=bool(resized_tables(resident, tensors, reshaped)))
+        if terms.over is not None:
+            own = tuple(with_vocabulary_of(gate, terms.over, resident) for gate in own)
+        gates += own
     facts = identified.facts._replace(plan=plan, plan_note=None, run_kind=kind, allowed_tensors=terms.allowed_tensors)
     facts = facts._replace(buffer_names=_buffer_names(resident, plan, tensors))
     findings = run_stage(Stage.HEADERS, facts, terms.allowed_gates, gates)
@@ -218,6 +223,8 @@ def _plan(
     target = Target(_architecture(resident), ResolvedConfig(_architecture(resident), {}, {}, ()), expected, "the model")
     unused = left_out(checkpoint) if resident.is_zoo_model else NO_REASONS
     plan = make_plan(checkpoint, target, allowed=terms.allowed_tensors, left_out=unused)
+    if terms.over is not None:
+        plan = settled(plan, terms.over, resident, lambda name: label.get(name, name))
     assignments = tuple(
         _to_resident_dtype(each, tensors[each.model_name], terms.meta_dtype) for each in plan.assignments
     )
@@ -316,7 +323,8 @@ def prove(held: Held, more_facts: Mapping[str, Any] = NO_REASONS) -> Examination
     unplanned = set(held.plan.ledger.unfilled) | {each.name for each in held.plan.ledger.shape_conflicts} | silent
     judged = {name: digest for name, digest in digests.items() if name not in unplanned}
     receipt = receipt_of(facts.checkpoint, plan, handed_tensors(held), judged, problems)
-    is_whole = held.plan.ledger.balances and not problems
+    # Not every tensor of the file is read where an adapter holds some in their place.
+    is_whole = held.plan.ledger.balances and not problems and held.terms.over is None
     facts = facts._replace(receipt=receipt, **more_facts)
     gates = [gate for gate in held.gates if is_whole or gate.id != SAME_DIGEST_ID]
     findings = run_stage(Stage.RESIDENT, facts, held.terms.allowed_gates, gates)

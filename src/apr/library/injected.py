@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apr.library.wrappers import is_instance
+from apr.loading.buffers import non_persistent_buffers
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,12 @@ def split_adapters(module: torch.nn.Module, names: Iterable[str]) -> Split:
         else:
             base[name] = plain
     return Split(base, tuple(adapter))
+
+
+def base_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The derived buffers of the base model under the names they have without PEFT; not those of its adapters."""
+    found = non_persistent_buffers(module)
+    return {plain: found[name] for name, plain in split_adapters(module, found).base.items()}
 
 
 def _without_peft(name: str, wrapped: dict[str, str]) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr.errors import RefusedError
 from apr.library.injected import split_adapters
+from apr.library.owners import refuse_replicated_layers
 from apr.library.wrappers import Unwrapped, parameter_groups, unwrap, unwrapped_names, whole_state
 from apr.loading.on_disk import planned_state_dict
 
@@ -43,6 +44,7 @@ class ResidentModel:
 def read_resident(model: torch.nn.Module) -> ResidentModel:
     """The model inside `model` and all its persistent tensors, adapters and wrappers set apart."""
     unwrapped = unwrap(model)
+    refuse_replicated_layers(unwrapped)
     state = whole_state(unwrapped)
     split = split_adapters(unwrapped.module, state)
     base = {plain: state[name] for name, plain in split.base.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apr.errors import RefusedError, shell_word
+from apr.formats.peft.read import ADAPTER_CONFIG_NAME
 
 _HUB_KEYWORDS = ("cache_dir", "revision", "token", "subfolder")
 
@@ -63,8 +64,11 @@ def may_be_hub_id(name: str) -> bool:
 def _cached_snapshot(name: str, hub: dict[str, Any]) -> Path | None:
     from transformers.utils import cached_file
 
-    try:
-        config = cached_file(name, "config.json", local_files_only=True, **hub)
-    except (OSError, ValueError):
-        return None
-    return None if config is None else Path(config).parent
+    for file_name in ("config.json", ADAPTER_CONFIG_NAME):
+        try:
+            config = cached_file(name, file_name, local_files_only=True, **hub)
+        except (OSError, ValueError):
+            continue
+        if config is not None:
+            return Path(config).parent
+    return None

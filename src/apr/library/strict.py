@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr.errors import AprError, RefusedError, in_lines, shell_word
+from apr.errors import AprError, RefusedError, UsageError, in_lines, shell_word
 from apr.formats.peft.read import is_adapter_directory
 from apr.formats.registry import open_checkpoint
 from apr.gates.adapters.facts import open_adapter
 from apr.gates.road import examine
 from apr.gates.words import folded
 from apr.identity.types import VerdictKind
+from apr.library.adapters import verify_adapter
 from apr.library.api import verify_loaded
 from apr.library.casts import declared_dtypes
 from apr.library.holding import NO_REASONS, Terms, is_own_class
@@ -67,9 +68,10 @@ def from_pretrained(
 ) -> Any:
     """`model_class.from_pretrained(path, *args, **kwargs)`, or RefusedError when the model holds anything else.
 
-    model_class: a transformers class or auto class. path: a local directory, or a hub id. `dtype=` in kwargs declares
-    a rounding cast. allowed_tensors: tensors that one side may lack, with the reason: a new head
-    (`{"score.weight": "trained here"}`). allowed_gates, probe: as for `apr.verify_loaded`.
+    model_class: a transformers class or auto class; or a class of PEFT, with the base model in place of path, and the
+    adapter after it. path: a local directory, or a hub id. `dtype=` in kwargs declares a rounding cast.
+    allowed_tensors: tensors that one side may lack, with the reason: a new head (`{"score.weight": "trained here"}`).
+    allowed_gates, probe: as for `apr.verify_loaded`.
 
     Returns what `from_pretrained` returns. Raises RefusedError before loading when the files would be refused, and
     after it when a resident tensor is not the file's; also for a load that cannot be verified.
@@ -87,7 +89,8 @@ def strict(
     allowed_gates: Mapping[str, str] = NO_REASONS,
     probe: bool = True,
 ) -> Iterator[None]:
-    """Within the block, `from_pretrained` of every transformers model class and auto class is strict.
+    """Within the block, `from_pretrained` of every transformers model class and auto class is strict, and of PEFT's
+    models, which hold the adapter to its file; a base that was loaded outside of the block is not looked at.
 
     The arguments are those of `apr.hf.from_pretrained`, for every load in the block; a block inside another one has
     its own. The originals are back when the last block is left, however it is left.
@@ -130,12 +133,12 @@ class _Patch:
 
 def _classes_that_load() -> list[type[Any]]:
     """The classes whose own `from_pretrained` is called: the base of all models, the auto classes (each has a copy),
-    and model classes that override it."""
+    PEFT's models, and model classes that override it."""
     import transformers.models.auto.modeling_auto  # noqa: F401  # Defines the auto classes.
     from transformers import PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-    pending: list[type[Any]] = [PreTrainedModel, _BaseAutoModelClass]
+    pending: list[type[Any]] = [PreTrainedModel, _BaseAutoModelClass, *_classes_of_peft()]
     found: dict[type[Any], None] = {}
     while pending:
         each = pending.pop()
@@ -143,6 +146,15 @@ def _classes_that_load() -> list[type[Any]]:
             found[each] = None
         pending.extend(each.__subclasses__())
     return list(found)
+
+
+def _classes_of_peft() -> list[type[Any]]:
+    """PEFT's models; imported here, as what is run in the block may import PEFT later and load with it."""
+    try:
+        from peft import PeftMixedModel, PeftModel
+    except (ImportError, RuntimeError, AttributeError):  # One that does not fit what is installed loads nothing.
+        return []
+    return [PeftModel, PeftMixedModel]
 
 
 def _strict_version(original: Any) -> Any:
@@ -158,8 +170,11 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
     outermost model is held against the source as a whole."""
     if _is_inside_a_load.get() or _is_our_own(kwargs):
         return original(cls, *args, **kwargs)
+    if issubclass(cls, tuple(_classes_of_peft())):
+        return _load_adapter(original, cls, terms, args, kwargs)
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     _refuse_unverifiable(cls, name, kwargs)
+    _refuse_no_source(cls, name)
     local = Path(str(name)).joinpath(str(kwargs.get("subfolder") or ""))
     _refuse_renamed(cls, local, kwargs.get("key_mapping"))
     if local.exists() or not may_be_hub_id(str(name)):
@@ -170,9 +185,49 @@ def _load(original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ..
             answer = original(cls, *args, **kwargs)
     finally:
         _is_inside_a_load.reset(token)
-    hub = {key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")}
-    _verify(answer[0] if isinstance(answer, tuple) else answer, resolve_source(str(name), **hub), terms, kwargs)
+    source = resolve_source(str(name), **_hub_keywords(kwargs))
+    _verify(answer[0] if isinstance(answer, tuple) else answer, source, terms, kwargs)
     return answer
+
+
+def _load_adapter(
+    original: Any, cls: type[Any], terms: StrictTerms, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """One strict load of PEFT's: `from_pretrained(model, model_id, adapter_name, ...)`. The base model is the caller's,
+    and was held against its own source when it was loaded."""
+    name = args[1] if len(args) > 1 else kwargs.get("model_id")
+    adapter_name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
+    _refuse_unverifiable(cls, name, {})
+    _refuse_no_source(cls, name)
+    token = _is_inside_a_load.set(True)
+    try:
+        answer = original(cls, *args, **kwargs)
+    finally:
+        _is_inside_a_load.reset(token)
+    verify_adapter(
+        answer,
+        resolve_source(str(name), **_hub_keywords(kwargs)),
+        adapter_name=adapter_name,
+        check_base=False,
+        probe=terms.probe,
+        allowed_tensors=terms.allowed_tensors,
+        allowed_gates=terms.allowed_gates,
+    )
+    return answer
+
+
+def _hub_keywords(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")}
+
+
+def _refuse_no_source(cls: type[Any], name: object) -> None:
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(
+            f"{cls.__name__}.from_pretrained names no source",
+            expected="a path or a hub id",
+            found=type(name).__name__,
+            remedy="give the path of a checkpoint first; for a class of PEFT, after the model",
+        )
 
 
 def _is_our_own(kwargs: Mapping[str, Any]) -> bool:

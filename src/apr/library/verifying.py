@@ -16,6 +16,7 @@ from apr.gates.finding import Finding, Status
 from apr.gates.road import Examination, examine, examine_opened, refuse_unloadable
 from apr.identity.gguf_atlas import has_gguf_names
 from apr.library.holding import Held, Terms, hold, prove
+from apr.library.injected import base_buffers
 from apr.library.refusal import refuse_unless_accepted
 from apr.library.resident import ResidentModel, read_resident
 from apr.library.zoo_checks import zoo_facts
@@ -74,7 +75,7 @@ def _buffers(module: torch.nn.Module, reference: torch.nn.Module | None) -> Buff
 
     Without a reference a buffer on the meta device is a problem still: nothing will ever fill it.
     """
-    derived = non_persistent_buffers(module)
+    derived = base_buffers(module)
     if reference is not None or not derived:
         return compare_buffers(derived, {} if reference is None else non_persistent_buffers(reference))
     without_memory = tuple(

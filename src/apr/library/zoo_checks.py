@@ -11,6 +11,7 @@ from apr.gates.facts import Gate, InitFacts, Stage
 from apr.gates.finding import Finding, Status
 from apr.identity.atlas import load_atlas
 from apr.library.config_check import CONFIG_ID, config_finding
+from apr.library.injected import base_buffers
 from apr.library.resident import ResidentModel
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def zoo_facts(resident: ResidentModel, facts: InitFacts, *, replay_probe: bool) 
 
     module: Any = resident.module
     more = _replayed(resident, facts) if replay_probe else {"probe_note": "the caller left it out"}
-    return {"buffers": check_buffers(module), **more}
+    return {"buffers": check_buffers(module, base_buffers(module)), **more}
 
 
 def _replayed(resident: ResidentModel, facts: InitFacts) -> dict[str, Any]:

@@ -33,19 +33,20 @@ class BufferReport:
     problems: tuple[BufferProblem, ...]
 
 
-def check_buffers(model: PreTrainedModel) -> BufferReport:
+def check_buffers(model: PreTrainedModel, resident: Mapping[str, torch.Tensor] | None = None) -> BufferReport:
     """Compare every non-persistent buffer of `model` with those of its class built afresh on the CPU.
 
     The reference holds real buffers and no parameter memory. Equality is exact: a buffer is computed once, on the
     CPU, from the config, and moved unchanged. A few classes compute tables in torch's default dtype (GPT-J), which is
     the model's own while it is built, and float32 while the zoo's loader builds it: either is right. A rotary table
-    that its class makes anew for longer sequences may be the one for a length that was seen.
+    that its class makes anew for longer sequences may be the one for a length that was seen. resident: its buffers by
+    the names of a fresh model's, None for those it has; adapters rename them, and add their own.
     """
     import torch
 
     from apr.loading.rotary import is_table_for_a_length
 
-    resident = non_persistent_buffers(model)
+    resident = non_persistent_buffers(model) if resident is None else resident
     if not resident:
         return BufferReport((), ())
     own = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
