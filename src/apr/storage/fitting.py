@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from apr.errors import DamagedFileError, RefusedError
+from apr.errors import DamagedFileError, RefusedError, shell_word
 from apr.storage.inplace import content_of
 from apr.storage.journal import MOST_JOURNAL_BYTES
 from apr.storage.patches import Change, FilePatch, check_plan, is_between
@@ -140,6 +140,6 @@ def _unfit(journal: Path, expected: str, found: str) -> DamagedFileError:
         where=str(journal),
         expected=expected,
         found=found,
-        remedy=f"if the file was fetched or written again since, remove {journal}",
+        remedy=f"if the file was fetched or written again since, remove {shell_word(journal)}",
         invariant="INV-STAMP-ATOMIC-001",
     )

@@ -95,7 +95,8 @@ def _open_single(directory: HeldDirectory, has_index: bool) -> Weights:
                 found="both",
             )
         )
-    problems += [each._replace(is_harmless=True) for each in _stray_shards(directory, [])]
+    else:
+        problems += [each._replace(is_harmless=True) for each in _stray_shards(directory, [])]
     return Weights((file,), tensors, tuple(problems), {SINGLE_FILE_NAME: texts} if texts else {})
 
 
