@@ -114,6 +114,30 @@ def test_two_records_of_one_fact_that_differ_are_refused(
     assert f"config.json says {line}" in [finding.found for finding in found]
 
 
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96}
+
+
+def seq2seq(path: Path, model_type: str, **options: Any) -> Path:
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(model_type, **T5, **options)).save_pretrained(path)
+    return path
+
+
+@pytest.mark.planted_defect(CONFIG_ID)
+def test_an_activation_that_is_not_the_one_it_follows_from_is_refused(tmp_path: Path) -> None:
+    path = with_config(seq2seq(tmp_path / "t5", "t5"), setting("dense_act_fn", to="silu"))
+    assert "config.json says feed_forward_proj relu and dense_act_fn silu" in [each.found for each in refusals(path)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "projection"), [("t5", "relu"), ("t5", "gated-gelu"), ("switch_transformers", "gated-gelu")]
+)
+def test_an_activation_as_its_class_saves_it_is_accepted(tmp_path: Path, model_type: str, projection: str) -> None:
+    path = seq2seq(tmp_path / "model", model_type, feed_forward_proj=projection)
+    assert CONFIG_ID not in [each.id for each in refusals(path)]
+
+
 @pytest.mark.parametrize(
     ("model_type", "change"),
     [

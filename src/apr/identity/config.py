@@ -23,6 +23,10 @@ _OF_THE_FILE = frozenset({"architectures", "model_type", "auto_map", "transforme
 _LONGEST_CONFLICT = 1000
 
 
+ACTIVATION_IS_DERIVED = frozenset({"t5", "mt5", "umt5", "longt5", "pop2piano", "udop"})
+"""Model types whose config makes two fields of `feed_forward_proj` (transformers 5.23, `configuration_*.py`)."""
+
+
 def resolve_config(checkpoint: Checkpoint, architecture: Architecture) -> ResolvedConfig:
     """The config of `architecture` as `checkpoint` records it; nothing is invented.
 
@@ -53,7 +57,8 @@ def _resolve_recorded(checkpoint: Checkpoint, entry: Entry) -> Draft:
     for name, value in _renamed(config, entry, place, draft.conflicts).items():
         draft.set(name, value, Origin.RECORDED)
     resolve_rope(draft, entry, place)
-    draft.conflicts += _two_activations(draft, place)
+    if entry.architecture.model_type in ACTIVATION_IS_DERIVED:
+        draft.conflicts += _two_activations(draft, place)
     for name, value in entry.defaults.items():
         if name not in draft.values:
             draft.set(name, value, Origin.CLASS_DEFAULT)
@@ -86,7 +91,7 @@ def _renamed(config: Mapping[str, Any], entry: Entry, place: str, conflicts: lis
 
 
 def _two_activations(draft: Draft, place: str) -> Iterator[str]:
-    """T5 and its kin derive two fields from `feed_forward_proj`, and take them from the file where they stand there."""
+    """Two fields that follow from `feed_forward_proj`, and are taken from the file where they stand there."""
     projection = draft.values.get("feed_forward_proj")
     if not isinstance(projection, str):
         return
