@@ -59,6 +59,7 @@ IN_USE: list[tuple[str, Set]] = [
     ("gemma2", setting("attn_logit_softcapping", to=50.0)),
     ("qwen3_moe", setting("num_experts_per_tok", to=4)),
     ("gemma2", setting("layer_types", to=["full_attention", "sliding_attention"])),
+    ("doge", setting("num_experts", to=4)),
     ("llama", setting("quantization_config", to=None)),
     ("llama", setting("quantization_config", to={"quant_method": "bitnet", "linear_class": "autobitlinear"})),
 ]

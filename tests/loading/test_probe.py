@@ -108,3 +108,26 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused_where_it_has_to_be_c
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_causal_models_see_nothing_of_what_they_are_to_predict(model_type: str, dtype: torch.dtype) -> None:
     check_that_it_runs(tiny_model(model_type).to(dtype), is_causal=True)
+
+
+@pytest.mark.parametrize("words", ["strides should be multiple of 16 bytes", "\"cumsum\" not implemented for 'Half'"])
+def test_a_kernel_that_torch_lacks_here_is_not_the_model_s_fault(words: str) -> None:
+    recorded = record_probe(tiny_model("qwen2"))
+    model = tiny_model("qwen2")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(words)
+
+    model.model.layers[1].register_forward_hook(fail)
+    note = check_that_it_runs(model)
+    assert note is not None
+    assert words in note
+    with pytest.raises(DamagedFileError, match="cannot be run here in torch"):
+        replay_probe(model, recorded)
+
+
+def test_a_model_that_predicts_fewer_tokens_than_it_reads_runs_and_reproduces_its_record() -> None:
+    model = tiny_model("qwen2")
+    model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits[..., :100]))
+    assert check_that_it_runs(model) is None
+    assert replay_probe(model, record_probe(model)).agrees

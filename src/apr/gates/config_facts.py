@@ -42,7 +42,7 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
             expected="one value for each fact",
             found=conflict,
         )
-    undefined = unusable_values(config)[:_MOST_FIELDS_SAID]
+    undefined = unusable_values(config, facts.checkpoint)[:_MOST_FIELDS_SAID]
     for line in undefined:
         yield Finding(
             ID,

@@ -32,12 +32,13 @@ Others may stand over plain weights: they are quantised at every load (BitNet), 
 (compressed-tensors)."""
 
 
-def unusable_values(config: ResolvedConfig) -> tuple[str, ...]:
+def unusable_values(config: ResolvedConfig, checkpoint: Checkpoint | None = None) -> tuple[str, ...]:
     """Recorded fields that are no number a model can compute with.
 
     NaN, infinity where the class has a finite default, an epsilon below 0 or above 1, a rotary base or factor of 0 or
-    below, a factor of an activation that is 0, more experts for a token than there are, lists of layers of another
-    length than the model. The keys of a GGUF file, for which no class has defaults, are checked when they are read.
+    below, a factor of an activation that is 0, more experts for a token than there are where `checkpoint` has some,
+    lists of layers of another length than the model. The keys of a GGUF file, for which no class has defaults, are
+    checked when they are read.
     """
     if config.architecture.naming is Naming.GGUF:
         return ()
@@ -54,7 +55,10 @@ def unusable_values(config: ResolvedConfig) -> tuple[str, ...]:
         for name, value in _numbers(field, held)
         if _is_unusable(name, value, default=defaults[field])
     ]
-    return (*lines, *_impossible_experts(config, recorded), *_wrong_layers(config, recorded))
+    # A class that can be a mixture or dense (Doge) has the fields in either case.
+    has_experts = checkpoint is not None and any("expert" in name for name in checkpoint.tensors)
+    experts = _impossible_experts(config, recorded) if has_experts else ()
+    return (*lines, *experts, *_wrong_layers(config, recorded))
 
 
 def plain_weights_called_quantised(checkpoint: Checkpoint) -> str | None:

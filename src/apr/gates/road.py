@@ -210,14 +210,14 @@ def _behaviour(facts: InitFacts, model: PreTrainedModel) -> InitFacts:
 
     assert facts.checkpoint is not None
     assert facts.plan is not None
-    recorded = facts.checkpoint.recorded.probe
+    recorded, note = facts.checkpoint.recorded.probe, None
     try:
         if recorded is not None:
             return facts._replace(probe=replay_probe(model, recorded))
         # Half precision overflows in healthy models, and not every operation has it on a CPU.
         if facts.plan.target.architecture.kind is Kind.DECODER and facts.plan.dtype in {DType.F32, DType.BF16}:
-            check_that_it_runs(model, is_causal=facts.run_kind is Kind.DECODER)
-        return facts._replace(probe_note="the checkpoint records no probe")
+            note = check_that_it_runs(model, is_causal=facts.run_kind is Kind.DECODER)
+        return facts._replace(probe_note=note or "the checkpoint records no probe")
     except DamagedFileError as error:
         return facts._replace(probe_error=error)
 

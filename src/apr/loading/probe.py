@@ -40,6 +40,9 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 
+_WORDS_OF_A_MISSING_KERNEL = ("strides should be multiple of 16 bytes", "not implemented for '", "expected scalar type")
+"""What torch says where a kernel lacks: grouped products want rows of 16 bytes, a dtype was not thought of."""
+
 NOISE_FACTOR = 1.25
 """In 16 bits two right computations were seen to differ by up to 0.71 of what random rounding shows (docs/probe.md). In
 float32 they differ by more, as long sums are rounded too; there the tolerance of the table is far wider than both."""
@@ -157,18 +160,25 @@ def replay_probe(model: torch.nn.Module, recorded: Probe) -> ProbeReplay:
     return replace(replay, noise=rounding_noise(model, lambda: run_tokens(model, recorded.tokens), ids, dtype))
 
 
-def check_that_it_runs(model: torch.nn.Module, *, is_causal: bool = False) -> None:
+class NoKernelError(DamagedFileError):
+    """The device cannot compute this model in this dtype, which is no fault of the model."""
+
+
+def check_that_it_runs(model: torch.nn.Module, *, is_causal: bool = False) -> str | None:
     """One short forward pass; DamagedFileError when the model raises, or its logits are not finite, or all alike.
 
     Names and shapes may all be right and the config still describe a model that cannot compute (a head count that
     does not divide, a rotary width that does not fit, an epsilon of NaN), or answers nothing (a multiplier of 0).
-    is_causal: require also that no token is seen before it is predicted.
+    is_causal: require also that no token is seen before it is predicted. Gives the reason where it could not be tried.
     """
     import torch
 
     (row,) = default_probe_tokens(_predicted_size(model), _most_positions(model))
     tokens = (row, (*row[:-1], row[-1] - 1 if row[-1] else row[-1] + 1)) if is_causal else (row,)
-    logits, _ = _computed(model, tokens)
+    try:
+        logits, _ = _computed(model, tokens)
+    except NoKernelError as error:
+        return f"{error.what}, so it was not tried ({error.found})"
     if not bool(torch.isfinite(logits).all()):
         count = int((~torch.isfinite(logits)).sum())
         raise _no_answer(model, tokens, f"{count} of {logits.numel()} logits are not finite")
@@ -176,6 +186,7 @@ def check_that_it_runs(model: torch.nn.Module, *, is_causal: bool = False) -> No
         raise _no_answer(model, tokens, "the same logit for every token of the vocabulary")
     if is_causal:
         _refuse_foresight(model, logits)
+    return None
 
 
 def _refuse_foresight(model: torch.nn.Module, logits: torch.Tensor) -> None:
@@ -199,7 +210,8 @@ def _refuse_foresight(model: torch.nn.Module, logits: torch.Tensor) -> None:
 
 
 def _computed(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float]:
-    """As `run_tokens`; DamagedFileError when the model raises, but for want of memory."""
+    """As `run_tokens`; DamagedFileError when the model raises, but for want of memory. NoKernelError, which is one,
+    where torch has no kernel for these sizes or this dtype on this device."""
     import torch
 
     try:
@@ -208,6 +220,13 @@ def _computed(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple[
         raise
     except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         found = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+        if any(words in found for words in _WORDS_OF_A_MISSING_KERNEL):
+            raise NoKernelError(
+                f"{type(model).__name__} cannot be run here in {next(model.parameters()).dtype}",
+                found=found,
+                invariant="INV-INIT-PROBE-001",
+                remedy="load it on another device, or in float32",
+            ) from error
         raise _no_answer(model, tokens, found) from error
 
 
@@ -233,7 +252,11 @@ def run_tokens(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple
     batch = torch.tensor([list(row) for row in tokens], dtype=torch.long, device=device)
     with evaluating(model), torch.inference_mode(), full_float32():
         logits = model(input_ids=batch, use_cache=False).logits.float()
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
+    # Some models read more tokens than they predict, and no field of the config says so (Inkling 2).
+    wanted = batch[:, 1:].reshape(-1)
+    is_predicted = wanted < logits.shape[-1]
+    answers = logits[:, :-1].reshape(-1, logits.shape[-1])[is_predicted]
+    loss = torch.nn.functional.cross_entropy(answers, wanted[is_predicted]) if bool(is_predicted.any()) else 0.0
     return logits, float(loss)
 
 
