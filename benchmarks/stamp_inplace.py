@@ -225,6 +225,7 @@ def main() -> None:
             for suffix, make in ((".apr", make_apr), (".safetensors", make_safetensors), (".gguf", make_gguf)):
                 path = folder / f"{size.replace(' ', '')}{suffix}"
                 make(path, width)
+                os.sync()  # What the maker left in memory is not the stamp's to write.
                 actual = path.stat().st_size
                 number = iter(range(1000))
                 first_s = stamp_once(path, next(number))
