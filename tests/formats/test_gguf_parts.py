@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from apr.cli.main import run
@@ -18,7 +17,7 @@ from apr.formats.registry import open_checkpoint
 from apr.stamping.changes import StampChanges
 from apr.stamping.fleet import find_checkpoints
 from apr.stamping.patch import stamp_file
-from tests.identity.gguf_models import ROWS, Shapes, metadata_of, model_of
+from tests.identity.gguf_models import Shapes, metadata_of, model_of, write_gguf
 from tests.serving import ModelServer
 
 MODEL = model_of("qwen2")
@@ -27,30 +26,9 @@ COUNT = 3
 
 def write_parts(directory: Path, shapes: Shapes, metadata: dict[str, Any], *, keys_alone: bool = False) -> list[Path]:
     """The model by gguf's own writer, in `COUNT` parts; keys_alone: no tensor in the first of them."""
-    from gguf import GGUFWriter
-
     directory.mkdir()
     most = -(-len(shapes) // (COUNT - 1 if keys_alone else COUNT))
-    writer = GGUFWriter(
-        directory / "model.gguf",
-        str(metadata["general.architecture"]),
-        split_max_tensors=most,
-        small_first_shard=keys_alone,
-    )
-    for key, value in metadata.items():
-        if key != "general.architecture":
-            add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}[type(value)]
-            add(key, value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{number}" for number in range(ROWS)])
-    random = np.random.default_rng(0)
-    for name, shape in shapes.items():
-        gain = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        writer.add_tensor(name, (0.02 * random.standard_normal(shape) + gain).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(directory / "model.gguf", shapes, metadata, split_max_tensors=most, small_first_shard=keys_alone)
     parts = sorted(directory.glob("*.gguf"))
     assert [part.name for part in parts] == [f"model-{at:05d}-of-{COUNT:05d}.gguf" for at in range(1, COUNT + 1)]
     return parts

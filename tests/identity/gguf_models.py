@@ -309,12 +309,14 @@ def headers_of(
     )
 
 
-def write_gguf(path: Path, shapes: Shapes, metadata: Mapping[str, Any], token_count: int = ROWS) -> Path:
-    """A file at `path`, by gguf's own writer; values are small random numbers, norm gains lie around one."""
+def write_gguf(
+    path: Path, shapes: Shapes, metadata: Mapping[str, Any], token_count: int = ROWS, **writer_options: Any
+) -> Path:
+    """A file at `path`, or parts of it there, by gguf's own writer: small random numbers, norm gains around one."""
     import numpy as np
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, str(metadata["general.architecture"]))
+    writer = GGUFWriter(path, str(metadata["general.architecture"]), **writer_options)
     for key, value in metadata.items():
         if key != "general.architecture":
             add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}[type(value)]
