@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from apr.gates.road import deepen, examine
+from apr.gates.finding import Status
+from apr.gates.road import RoadOptions, deepen, examine
 from tests.gates.conftest import Source
+from tests.tiny_models import save_tiny
 
 NORM = "model.layers.1.input_layernorm.weight"
 PROJECTION = "model.layers.1.self_attn.v_proj.weight"
@@ -130,3 +132,25 @@ def test_bytes_other_than_recorded_are_refused_in_a_directory(qwen2, tmp_path):
     raw[-3] ^= 0x01
     (path / "model.safetensors").write_bytes(raw)
     assert "INV-LINEAGE-001" in refusing_deep(path)
+
+
+@pytest.mark.planted_defect("INV-INIT-VALUES-001")
+def test_values_that_are_let_through_by_name_are_said_and_not_counted_as_sound(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = save_tiny(tmp_path / "model", "qwen2")
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    assert {finding.id for finding in deepen(examine(path)).refusals} == {"INV-INIT-VALUES-001"}
+    allowed = RoadOptions(allowed_tensors={"model.norm.weight": "repaired after loading"})
+    examination = deepen(examine(path, allowed))
+    said = [finding for finding in examination.findings if finding.id == "INV-INIT-VALUES-001"]
+    assert Status.REFUSE not in [finding.status for finding in said]
+    assert [finding.message for finding in said if finding.status is Status.UNCHECKED] == [
+        "values let through by name, and not judged: model.norm.weight"
+    ]
+    assert [finding.message for finding in said if finding.status is Status.PASS] == [
+        f"{len(tensors) - 1} tensors hold finite values that fit their roles"
+    ]

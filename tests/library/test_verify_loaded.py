@@ -227,6 +227,19 @@ def test_a_model_that_raises_on_the_probe_is_refused_with_what_it_raised(tmp_pat
     assert "RuntimeError: no such kernel" in str(error)
 
 
+@pytest.mark.planted_defect("INV-INIT-CONFIG-001")
+@pytest.mark.parametrize("field", ["is_causal", "sliding_window", "attention_chunk_size"])
+def test_a_field_that_no_class_declares_and_the_zoo_reads_all_the_same_is_compared(tmp_path: Path, field: str) -> None:
+    path = save_tiny(tmp_path / "model", "llama")
+    model = load(path)
+    apr.verify_loaded(model, path)
+    setattr(model.config, field, False if field == "is_causal" else 4)
+    assert refusing_ids(lambda: apr.verify_loaded(model, path)) == {"INV-INIT-CONFIG-001"}
+    setattr(model.config, field, None)
+    model.config.a_field_of_my_own = 4
+    apr.verify_loaded(model, path)
+
+
 def test_training_goes_on_after_the_proof(tmp_path: Path) -> None:
     path = with_probe(save_tiny(tmp_path / "model", "qwen2"))
     model = load(path).train()

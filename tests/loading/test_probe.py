@@ -131,3 +131,11 @@ def test_a_model_that_predicts_fewer_tokens_than_it_reads_runs_and_reproduces_it
     model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits[..., :100]))
     assert check_that_it_runs(model) is None
     assert replay_probe(model, record_probe(model)).agrees
+
+
+def test_a_record_is_of_tokens_that_the_model_predicts_where_the_usual_ones_are_none() -> None:
+    model = tiny_model("qwen2")
+    model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits[..., :2]))
+    recorded = record_probe(model)
+    assert math.isfinite(recorded.loss)
+    assert replay_probe(model, recorded).agrees

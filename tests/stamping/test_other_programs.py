@@ -114,11 +114,9 @@ def test_weights_saved_after_a_cut_off_stamp_are_never_given_up_for_the_old_ones
 
 
 @pytest.mark.planted_defect("INV-STAMP-ATOMIC-001")
-def test_weights_saved_while_the_copy_is_made_are_kept(
-    disk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if disk == "room":
-        pytest.skip("no copy is made")
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize("disk", ["exchange", "renames"], indirect=True)
+def test_weights_saved_while_the_copy_is_made_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     copy = exchange.copy_patched
     for is_replaced in (True, False):

@@ -35,6 +35,8 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     # A plan that does not balance is refused already; then every tensor is looked at, so that all is said at once.
     judged = counted_names(facts.checkpoint, facts.plan)
     seen = {name: value for name, value in facts.values.items() if name in judged}
+    excused = sorted(seen.keys() & facts.allowed_tensors.keys())
+    seen = {name: value for name, value in seen.items() if name not in facts.allowed_tensors}
     bound = _held_to_a_role(facts, seen)
     findings = [
         *role_findings(bound, is_planned=facts.plan is not None),
@@ -46,6 +48,9 @@ def _check(facts: InitFacts) -> Iterable[Finding]:
     ]
     yield from findings
     if not any(finding.status is Status.REFUSE for finding in findings):
+        if excused:
+            message = f"values let through by name, and not judged: {folded(tuple(excused))}"
+            yield Finding(ID, Status.UNCHECKED, message)
         yield from _all_is_well(seen)
 
 
@@ -78,13 +83,12 @@ def _of_the_class(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> Iterable
 
 
 def _held_to_a_role(facts: InitFacts, seen: Mapping[str, TensorFacts]) -> dict[str, TensorFacts]:
-    """Those of `seen` whose values their role decides: not what the user lets through by name, no buffer with finite
-    values (a mask, a counter), and none of the kinds that may hold any value."""
+    """Those of `seen` whose values their role decides: no buffer with finite values (a mask,
+    a counter), and none of the kinds that may hold any value."""
     return {
         name: value
         for name, value in seen.items()
-        if name not in facts.allowed_tensors
-        and (name not in facts.buffer_names or value.non_finite_count or not value.entry.element_count)
+        if (name not in facts.buffer_names or value.non_finite_count or not value.entry.element_count)
         and not _may_hold_anything(value)
     }
 

@@ -45,6 +45,11 @@ OF_THE_RUN = frozenset(
 )
 
 
+READ_OFF_ANY_CONFIG = frozenset({"is_causal", "head_dim", "sliding_window", "attention_chunk_size"})
+"""Fields that the zoo looks for in configs whose class does not declare them (transformers 5.23, `masking_utils.py` and
+`modeling_rope_utils.py`)."""
+
+
 def config_finding(facts: InitFacts, module: torch.nn.Module, let_through: frozenset[str] = frozenset()) -> Finding:
     """Whether the config of `module` agrees with the recorded one in every field that can change what is computed.
 
@@ -152,7 +157,7 @@ def _of_nobody(facts: InitFacts, config: PretrainedConfig, recorded: Mapping[str
     atlas, architecture = load_atlas(), facts.config.architecture
     if not atlas.serves(architecture.class_name, architecture.model_type):
         return set()
-    known = {*atlas.entry(architecture).defaults, *type(config)().to_dict(), *_aliases(config)}
+    known = {*atlas.entry(architecture).defaults, *type(config)().to_dict(), *_aliases(config), *READ_OFF_ANY_CONFIG}
     return {name for name in (*recorded, *config.to_dict()) if name not in known}
 
 

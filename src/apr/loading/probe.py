@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -106,9 +107,13 @@ def record_probe(model: torch.nn.Module, tokens: Sequence[Sequence[int]] | None 
     """What `model` does on `tokens` (rows of one length; the default batch when None), without changing its mode."""
     import torch
 
+    is_default = tokens is None
     if tokens is None:
         tokens = default_probe_tokens(_predicted_size(model), _most_positions(model))
     logits, loss = run_tokens(model, tokens)
+    if math.isnan(loss) and is_default:
+        tokens = default_probe_tokens(logits.shape[-1], len(tokens[0]))
+        logits, loss = run_tokens(model, tokens)
     top = torch.topk(logits[:, -1, :], k=min(PROBE_TOP_LOGITS, logits.shape[-1]), dim=-1)
     parameter = next(model.parameters())
     return Probe(
@@ -256,7 +261,7 @@ def run_tokens(model: torch.nn.Module, tokens: Sequence[Sequence[int]]) -> tuple
     wanted = batch[:, 1:].reshape(-1)
     is_predicted = wanted < logits.shape[-1]
     answers = logits[:, :-1].reshape(-1, logits.shape[-1])[is_predicted]
-    loss = torch.nn.functional.cross_entropy(answers, wanted[is_predicted]) if bool(is_predicted.any()) else 0.0
+    loss = torch.nn.functional.cross_entropy(answers, wanted[is_predicted]) if bool(is_predicted.any()) else math.nan
     return logits, float(loss)
 
 
