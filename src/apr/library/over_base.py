@@ -70,9 +70,9 @@ def settled(plan: LoadPlan, over: OverBase, resident: ResidentModel, label: Call
     changed = [each.model_name for each in plan.assignments if each.model_name in replaced]
     changed += [each.name for each in ledger.shape_conflicts if each.name in held]
     changed += [name for name in ledger.unfilled if name in held]
-    ruled = [Ruling(name, Rule.ALLOWED_BY_USER, reason=f"the adapter in {over.path} holds it") for name in changed]
+    ruled = [Ruling(name, Rule.OF_THE_ADAPTER, reason=f"the adapter in {over.path} holds it") for name in changed]
     ruled += [
-        Ruling(name, Rule.ALLOWED_BY_USER, reason=f"a {over.task_type} adapter has no such head") for name in heads
+        Ruling(name, Rule.OF_THE_ADAPTER, reason=f"a {over.task_type} adapter has no such head") for name in heads
     ]
     return plan._replace(
         assignments=tuple(each for each in plan.assignments if each.model_name not in replaced),

@@ -21,6 +21,7 @@ class Rule(StrEnum):
     SCALE = "the scale of an 8-bit weight, which it is multiplied with on the way into the model"
     CONTAINER_INTERNAL = "belongs to the container (training state, embedded files), not to the model"
     LEFT_OUT = "left out by the class's own declaration"
+    OF_THE_ADAPTER = "answered for by the adapter that was named over the model"
     ALLOWED_BY_USER = "allowed by the user"
 
 

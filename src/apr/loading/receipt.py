@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
+GIVEN_LEAVE = frozenset({Rule.ALLOWED_BY_USER, Rule.OF_THE_ADAPTER})
+"""Rules under which a resident tensor needs no counterpart in the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReceiptProblem:
     """A resident tensor that is not what the file holds. expected, found: digests or words."""
@@ -122,7 +126,7 @@ def receipt_of(
                 )
             )
     planned = {assignment.model_name for assignment in plan.assignments}
-    allowed = {ruling.name for ruling in plan.ledger.ruled if ruling.rule is Rule.ALLOWED_BY_USER}
+    allowed = {ruling.name for ruling in plan.ledger.ruled if ruling.rule in GIVEN_LEAVE}
     for name in digests.keys() - planned - allowed:
         problems.append(
             ReceiptProblem(name, "is in the model without a receipt", "a tensor of the plan", digests[name])
